@@ -1,0 +1,181 @@
+"""What a trainer or server container reads: the kind's recipe and the resolved paths, as one JSON file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from herdsman.api.meta import ApiModel
+from herdsman.api.v1alpha1.model_import import Initialise
+from herdsman.api.v1alpha1.model_server import ServerLimits
+from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
+from herdsman.api.v1alpha1.status import Artifact, Metric
+
+
+class Input(ApiModel):
+    """A directory or file that is read."""
+
+    root: str
+    """The mount point of its volume; nothing outside it is followed."""
+    path: str
+    """The absolute path."""
+    field: str
+    """The field of the spec it comes from, for messages: spec.dataset.volume."""
+    artifact: Artifact | None = None
+    """The contract it was published with; none for plain files on a volume."""
+
+
+class WorkspaceDir(ApiModel):
+    """The directory a run owns."""
+
+    root: str
+    """The mount point of its volume."""
+    path: str
+    """The absolute path of the directory."""
+    claim: str
+    """The claim, as it goes into the artifact."""
+    relative: str
+    """The path on the claim, as it goes into the artifact."""
+
+
+class Owner(ApiModel):
+    """The resource a run belongs to."""
+
+    kind: str
+    name: str
+    namespace: str = "default"
+    uid: str
+
+
+class Launch(ApiModel):
+    """How the processes of one attempt find each other; the pod's index comes from JOB_COMPLETION_INDEX."""
+
+    nodes: int = Field(default=1, ge=1)
+    processes_per_node: int = Field(default=1, ge=1)
+    master_address: str = "127.0.0.1"
+    master_port: int = Field(default=29500, ge=1, le=65535)
+
+
+class RunConfig(ApiModel):
+    """What every run has."""
+
+    owner: Owner
+    attempt: int = Field(ge=1)
+    workspace: WorkspaceDir
+    launch: Launch = Field(default_factory=Launch)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """The port of /metrics; 0 serves none."""
+    verify_inputs: Literal["Sizes", "Digests"] = "Sizes"
+    """How input artifacts are checked against their manifests before the work starts."""
+
+
+class ModelImportConfig(RunConfig):
+    """The work of a ModelImport."""
+
+    kind: Literal["ModelImport"] = "ModelImport"
+    source: Input | None = None
+    initialise: Initialise | None = None
+    tokenizer: Input | None = None
+    """The tokenizer of a freshly initialised model."""
+    sha256: dict[str, str] = Field(default_factory=dict)
+    dtype: str | None = None
+
+
+class TokenizerMergeConfig(RunConfig):
+    """The work of a TokenizerMerge."""
+
+    kind: Literal["TokenizerMerge"] = "TokenizerMerge"
+    base: Input
+    sources: list[Input]
+    pad_token: bool = False
+    sample: Input | None = None
+
+
+class TrainingConfig(RunConfig):
+    """What both kinds of training have."""
+
+    model: Input
+    adapter: Input | None = None
+    tokenizer: Input | None = None
+    """None: the adapter's, or else the model's."""
+    dataset: Input
+    device: Literal["cpu", "cuda"] = "cpu"
+    deepspeed: DeepSpeed | None = None
+    """None or stage 0: plain data parallelism."""
+
+
+class PretrainConfig(TrainingConfig):
+    """The work of a PretrainJob; every field of the recipe is resolved."""
+
+    kind: Literal["PretrainJob"] = "PretrainJob"
+    stage: Stage
+    recipe: PretrainRecipe
+
+
+class SFTConfig(TrainingConfig):
+    """The work of an SFTJob; every field of the recipe is resolved."""
+
+    kind: Literal["SFTJob"] = "SFTJob"
+    recipe: SFTRecipe
+
+
+class LoRAMergeConfig(RunConfig):
+    """The work of a LoRAMerge."""
+
+    kind: Literal["LoRAMerge"] = "LoRAMerge"
+    model: Input
+    adapters: list[Input]
+    format: Literal["huggingface"] = "huggingface"
+    dtype: str | None = None
+    max_shard_bytes: int = Field(default=4 << 30, ge=1)
+
+
+AnyRunConfig = Annotated[
+    ModelImportConfig | TokenizerMergeConfig | PretrainConfig | SFTConfig | LoRAMergeConfig,
+    Field(discriminator="kind"),
+]
+RUN_CONFIG: TypeAdapter[AnyRunConfig] = TypeAdapter(AnyRunConfig)
+"""Reads a run's configuration: RUN_CONFIG.validate_json(bytes)."""
+
+
+class ServerConfig(ApiModel):
+    """What a server container reads."""
+
+    kind: Literal["ModelServer"] = "ModelServer"
+    owner: Owner
+    model: Input
+    adapters: list[Input] = Field(default_factory=list)
+    engine: Literal["transformers"] = "transformers"
+    template: Template | None = None
+    model_name: str
+    host: str = "0.0.0.0"  # noqa: S104 - a server in a pod answers its Service
+    port: int = Field(ge=1, le=65535)
+    device: Literal["cpu", "cuda"] = "cpu"
+    limits: ServerLimits = Field(default_factory=ServerLimits)
+
+
+class FileDigest(ApiModel):
+    """One file of an artifact."""
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ArtifactManifest(ApiModel):
+    """herdsman-artifact.json: the contract of an artifact, its files, where it came from, and its figures."""
+
+    artifact: Artifact
+    files: dict[str, FileDigest]
+    """By path relative to the artifact's directory."""
+    owner: Owner
+    attempt: int
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Digests of what it was made from, by field of the spec."""
+    report: list[Metric] = Field(default_factory=list)
+    """Figures for people: tokens per character, held-out loss, counts."""
+    created: str
+    """RFC 3339 time."""
+    herdsman: str
+    """The version of Herdsman that made it."""
+
+
+MANIFEST_NAME = "herdsman-artifact.json"

@@ -1,0 +1,67 @@
+"""ModelImport: brings base weights in, or makes freshly initialised ones."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from herdsman.api.meta import ApiModel, Resource
+from herdsman.api.v1alpha1.compute import RunPolicy
+from herdsman.api.v1alpha1.schema import OneOf
+from herdsman.api.v1alpha1.sources import RelativePath, TokenizerRef, VolumeSource
+from herdsman.api.v1alpha1.status import Status
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Initialise(ApiModel):
+    """A Llama with random weights, for tests and for training from scratch."""
+
+    tokenizer: TokenizerRef
+    """Its tokenizer; the vocabulary's size follows from it."""
+    hidden_size: int = Field(default=256, ge=8, le=16384)
+    """Width of the residual stream; a multiple of attentionHeads."""
+    intermediate_size: int = Field(default=688, ge=8, le=65536)
+    """Width of the feed-forward layer."""
+    layers: int = Field(default=4, ge=1, le=200)
+    """Transformer blocks."""
+    attention_heads: int = Field(default=8, ge=1, le=256)
+    """Attention heads."""
+    key_value_heads: int | None = Field(default=None, ge=1, le=256)
+    """Key and value heads, for grouped-query attention; as many as attentionHeads unless set."""
+    max_position_embeddings: int = Field(default=2048, ge=16, le=1048576)
+    """The longest sequence."""
+    rope_theta: float = Field(default=10000.0, gt=1)
+    """The base of the rotary embedding."""
+    tie_embeddings: bool = False
+    """Whether the head shares the embedding's matrix."""
+    seed: int = Field(default=0, ge=0, le=4294967295)
+    """The seed of the weights."""
+
+
+class ModelSource(OneOf):
+    """Where the model comes from."""
+
+    volume: VolumeSource | None = None
+    """A Hugging Face directory with safetensors, or a directory with one GGUF file."""
+    initialise: Initialise | None = None
+    """Random weights."""
+
+
+class ModelImportSpec(RunPolicy):
+    """What is imported."""
+
+    source: ModelSource
+    """Where the model comes from."""
+    sha256: dict[RelativePath, Sha256] = Field(default_factory=dict, max_length=200)
+    """Expected SHA-256 of files of the source; a file that differs is refused."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The type the weights are stored in; unless set, that of the source, and bfloat16 for GGUF."""
+
+
+class ModelImport(Resource):
+    """Brings base weights in from a volume and verifies them, or initialises new ones."""
+
+    KIND: ClassVar[str] = "ModelImport"
+    kind: Literal["ModelImport"] = "ModelImport"
+    spec: ModelImportSpec
+    status: Status | None = None

@@ -1,0 +1,59 @@
+"""PretrainJob: continues the pre-training on text of the new language."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from herdsman.api.meta import Resource
+from herdsman.api.v1alpha1.compute import RunPolicy
+from herdsman.api.v1alpha1.recipes import PretrainRecipe, Stage
+from herdsman.api.v1alpha1.schema import cel
+from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.status import Status
+
+_RULES = (
+    ("!(has(self.recipe.epochs) && has(self.recipe.maxSteps))", "set recipe.epochs or recipe.maxSteps, not both"),
+    ("!(self.stage == 'Full' && has(self.adapter))", "stage Full trains all weights: merge the adapter first"),
+    (
+        "!(self.stage == 'EmbeddingsOnly' && has(self.recipe.lora.trainFully) && size(self.recipe.lora.trainFully) == 0)",
+        "stage EmbeddingsOnly needs embed_tokens or lm_head in recipe.lora.trainFully",
+    ),
+)
+
+
+class PretrainJobSpec(RunPolicy):
+    """What is trained, on what, and how."""
+
+    model_config = {"json_schema_extra": cel(*_RULES)}
+
+    model: ModelRef
+    """The base model."""
+    adapter: AdapterRef | None = None
+    """An adapter to go on from: its embeddings and LoRA matrices are loaded and trained further."""
+    tokenizer: TokenizerRef | None = None
+    """The tokenizer; that of the adapter or the model unless set. A larger one grows the embeddings."""
+    dataset: DatasetRef
+    """Text files (*.txt, or *.jsonl with a key "text")."""
+    stage: Stage = "LoRA"
+    """EmbeddingsOnly, LoRA (with embeddings and head) or Full."""
+    recipe: PretrainRecipe = Field(default_factory=PretrainRecipe)
+    """How; the preset fills what is not set."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> "PretrainJobSpec":
+        if self.recipe.epochs is not None and self.recipe.max_steps is not None:
+            raise ValueError(_RULES[0][1])
+        if self.stage == "Full" and self.adapter is not None:
+            raise ValueError(_RULES[1][1])
+        if self.stage == "EmbeddingsOnly" and self.recipe.lora.train_fully == []:
+            raise ValueError(_RULES[2][1])
+        return self
+
+
+class PretrainJob(Resource):
+    """Continues the pre-training of a model: embeddings first, then LoRA with embeddings and head, or all weights."""
+
+    KIND: ClassVar[str] = "PretrainJob"
+    kind: Literal["PretrainJob"] = "PretrainJob"
+    spec: PretrainJobSpec
+    status: Status | None = None

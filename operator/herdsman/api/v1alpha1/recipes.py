@@ -1,0 +1,239 @@
+"""Recipes: how a model is trained, and the published presets that fill what a manifest leaves out."""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from herdsman.api.meta import ApiModel
+
+Preset = Literal["chinese-llama-v1", "chinese-llama-v2", "llama-3-chinese-v3"]
+Stage = Literal["EmbeddingsOnly", "LoRA", "Full"]
+Precision = Literal["float32", "bf16", "fp16"]
+Template = Literal["alpaca", "llama-2", "llama-3", "chatml"]
+ModuleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+PROJECTIONS = ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "up_proj"]
+"""The seven linear layers of a Llama block."""
+
+
+class Lora(ApiModel):
+    """Low-rank adaptation."""
+
+    rank: int | None = Field(default=None, ge=1, le=1024)
+    """Rank r of the update B·A."""
+    alpha: int | None = Field(default=None, ge=1, le=4096)
+    """The update is scaled by alpha / rank."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout before A, during training."""
+    targets: list[ModuleName] | None = Field(default=None, min_length=1, max_length=16)
+    """The linear layers that get an update."""
+    train_fully: list[Literal["embed_tokens", "lm_head"]] | None = Field(default=None, max_length=2)
+    """Matrices trained in full beside it: embed_tokens, lm_head or none of them."""
+
+
+class Batch(ApiModel):
+    """The batch as the mathematics sees it; how it is cut follows from the processes."""
+
+    global_sequences: int | None = Field(default=None, ge=1, le=65536)
+    """Sequences per optimizer step, over all processes."""
+    micro_sequences: int | None = Field(default=None, ge=1, le=1024)
+    """Sequences a process computes at once; chosen by Herdsman unless set. It changes memory, not the result."""
+
+
+class Schedule(ApiModel):
+    """The learning rate over the steps."""
+
+    kind: Literal["cosine", "linear", "constant"] | None = None
+    """The shape after the warm-up; cosine and linear end at zero."""
+    warmup_ratio: float | None = Field(default=None, ge=0, le=1)
+    """The share of the steps in which the rate rises linearly from zero."""
+
+
+class DeepSpeed(ApiModel):
+    """Sharding of the optimizer's state, the gradients and the weights over the processes."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """0 trains without DeepSpeed; 1 shards the optimizer's state, 2 also gradients, 3 also weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What is kept in the host's memory."""
+
+
+class Checkpoints(ApiModel):
+    """How often the state is saved and how much of it is kept."""
+
+    every_steps: int | None = Field(default=None, ge=1, le=1000000)
+    """Optimizer steps between checkpoints; at most this much work is lost."""
+    keep_last: int | None = Field(default=None, ge=1, le=100)
+    """Checkpoints kept; an older one goes only after a newer one was verified."""
+
+
+class TrainingRecipe(ApiModel):
+    """What pre-training and instruction tuning share."""
+
+    preset: Preset = "chinese-llama-v1"
+    """The published recipe whose values fill every field that is not set here."""
+    lora: Lora = Field(default_factory=Lora)
+    """Low-rank adaptation; not used by the stages EmbeddingsOnly and Full, but for trainFully."""
+    batch: Batch = Field(default_factory=Batch)
+    """The global batch."""
+    learning_rate: LearningRate | None = None
+    """The peak learning rate."""
+    schedule: Schedule = Field(default_factory=Schedule)
+    """The learning rate over the steps."""
+    weight_decay: float | None = Field(default=None, ge=0, le=1)
+    """AdamW's decoupled weight decay; not applied to biases and norms."""
+    max_grad_norm: float | None = Field(default=None, gt=0, le=1000)
+    """The gradient's norm is clipped to this."""
+    epochs: int | None = Field(default=None, ge=1, le=1000)
+    """Passes over the data; not together with maxSteps."""
+    max_steps: int | None = Field(default=None, ge=1, le=100000000)
+    """Optimizer steps, instead of epochs."""
+    precision: Precision | None = None
+    """The type of the matrix products; trained weights and optimizer stay in float32."""
+    gradient_checkpointing: bool | None = None
+    """Recomputes activations in the backward pass: less memory, about a third slower."""
+    deepspeed: DeepSpeed | None = None
+    """DeepSpeed's ZeRO; the preset's stage on GPUs and none on the CPU, unless set."""
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    """Saving."""
+    evaluate_every_steps: int | None = Field(default=None, ge=1, le=1000000)
+    """Steps between evaluations on the held-out part; only before and after the run unless set."""
+    held_out_fraction: float | None = Field(default=None, ge=0, le=0.5)
+    """The share of the documents or records kept for evaluation; chosen by a hash of their text."""
+    new_rows: Literal["Mean", "Normal"] = "Mean"
+    """How rows of a grown vocabulary start: Mean of the rows of the old pieces that spell it, or Normal(0, 0.02)."""
+    seed: int = Field(default=42, ge=0, le=4294967295)
+    """The seed of order, dropout and initialisation."""
+
+
+class PretrainRecipe(TrainingRecipe):
+    """Continued pre-training."""
+
+    block_size: int | None = Field(default=None, ge=8, le=131072)
+    """Tokens of one sequence."""
+    separator: Literal["Line", "BlankLine"] = "Line"
+    """What ends a document of a text file: every line, or a blank line."""
+    add_bos: bool | None = None
+    """Whether a document starts with BOS."""
+    add_eos: bool | None = None
+    """Whether a document ends with EOS; models pre-trained without it do not stop."""
+
+
+class SFTRecipe(TrainingRecipe):
+    """Instruction tuning."""
+
+    template: Template | None = None
+    """The prompt template."""
+    system_prompt: str | None = Field(default=None, max_length=4096)
+    """The system prompt, for templates that have one; the template's own unless set."""
+    max_length: int | None = Field(default=None, ge=8, le=131072)
+    """Tokens of a sample at most."""
+    overlong: Literal["Truncate", "Drop", "Fail"] = "Truncate"
+    """What happens to a longer sample; samples left without a target are dropped and counted in any case."""
+
+
+_COMMON = {
+    "schedule": Schedule(kind="cosine"),
+    "max_grad_norm": 1.0,
+    "epochs": 1,
+    "checkpoints": Checkpoints(every_steps=200, keep_last=3),
+}
+_LORA_V1 = Lora(rank=8, alpha=32, dropout=0.05, targets=PROJECTIONS, train_fully=["embed_tokens", "lm_head"])
+_LORA_V2 = Lora(rank=64, alpha=128, dropout=0.05, targets=PROJECTIONS, train_fully=["embed_tokens", "lm_head"])
+_PRETRAIN = {"weight_decay": 0.01, "held_out_fraction": 0.001, "batch": Batch(global_sequences=1024), "add_bos": True}
+_SFT = {"weight_decay": 0.0, "held_out_fraction": 0.001, "batch": Batch(global_sequences=512), "max_length": 512}
+_FP16 = {"precision": "fp16", "gradient_checkpointing": True, "deepspeed": DeepSpeed(zero_stage=2)}
+_BF16 = {"precision": "bf16", "gradient_checkpointing": False, "deepspeed": DeepSpeed(zero_stage=0)}
+_PT_SCHEDULE = Schedule(kind="cosine", warmup_ratio=0.05)
+_SFT_SCHEDULE = Schedule(kind="cosine", warmup_ratio=0.03)
+
+PRETRAIN_PRESETS: dict[str, PretrainRecipe] = {
+    "chinese-llama-v1": PretrainRecipe(
+        **{**_COMMON, **_PRETRAIN, **_FP16, "schedule": _PT_SCHEDULE},
+        preset="chinese-llama-v1",
+        lora=_LORA_V1,
+        learning_rate=2e-4,
+        block_size=512,
+        add_eos=False,
+    ),
+    "chinese-llama-v2": PretrainRecipe(
+        **{**_COMMON, **_PRETRAIN, **_FP16, "schedule": _PT_SCHEDULE},
+        preset="chinese-llama-v2",
+        lora=_LORA_V2,
+        learning_rate=2e-4,
+        block_size=512,
+        add_eos=True,
+    ),
+    "llama-3-chinese-v3": PretrainRecipe(
+        **{**_COMMON, **_PRETRAIN, **_BF16, "schedule": _PT_SCHEDULE},
+        preset="llama-3-chinese-v3",
+        lora=_LORA_V2,
+        learning_rate=1e-4,
+        block_size=1024,
+        add_eos=True,
+    ),
+}
+"""The published launcher values of continued pre-training, by generation."""
+
+SFT_PRESETS: dict[str, SFTRecipe] = {
+    "chinese-llama-v1": SFTRecipe(
+        **{**_COMMON, **_SFT, **_FP16, "schedule": _SFT_SCHEDULE},
+        preset="chinese-llama-v1",
+        lora=_LORA_V1,
+        learning_rate=1e-4,
+        template="alpaca",
+    ),
+    "chinese-llama-v2": SFTRecipe(
+        **{**_COMMON, **_SFT, **_FP16, "schedule": _SFT_SCHEDULE},
+        preset="chinese-llama-v2",
+        lora=_LORA_V2,
+        learning_rate=1e-4,
+        template="llama-2",
+    ),
+    "llama-3-chinese-v3": SFTRecipe(
+        **{**_COMMON, **_SFT, **_BF16, "schedule": _SFT_SCHEDULE, "epochs": 3},
+        preset="llama-3-chinese-v3",
+        lora=_LORA_V2,
+        learning_rate=1e-4,
+        template="llama-3",
+    ),
+}
+"""The published launcher values of instruction tuning, by generation."""
+
+R = TypeVar("R", bound=ApiModel)
+
+
+def _fill(given: R, preset: R) -> R:
+    """Return `given` with every unset (None) field taken from `preset`, member by member in nested models."""
+    update = {}
+    for name in type(given).model_fields:
+        mine, theirs = getattr(given, name), getattr(preset, name)
+        if mine is None:
+            update[name] = theirs
+        elif isinstance(mine, ApiModel) and isinstance(theirs, type(mine)):
+            update[name] = _fill(mine, theirs)
+    return given.model_copy(update=update)
+
+
+def resolve_pretrain(recipe: PretrainRecipe, stage: Stage) -> PretrainRecipe:
+    """Return the recipe with its preset's values filled in; maxSteps, where given, replaces epochs.
+
+    Stage EmbeddingsOnly trains embed_tokens alone, as the published figure of 2.97 % trainable parameters tells.
+    """
+    full = _fill(recipe, PRETRAIN_PRESETS[recipe.preset])
+    if stage == "EmbeddingsOnly" and recipe.lora.train_fully is None:
+        full = full.model_copy(update={"lora": full.lora.model_copy(update={"train_fully": ["embed_tokens"]})})
+    return _without_epochs_beside_steps(full)
+
+
+def resolve_sft(recipe: SFTRecipe) -> SFTRecipe:
+    """Return the recipe with its preset's values filled in; maxSteps, where given, replaces epochs."""
+    return _without_epochs_beside_steps(_fill(recipe, SFT_PRESETS[recipe.preset]))
+
+
+T = TypeVar("T", bound=TrainingRecipe)
+
+
+def _without_epochs_beside_steps(recipe: T) -> T:
+    return recipe.model_copy(update={"epochs": None}) if recipe.max_steps is not None else recipe

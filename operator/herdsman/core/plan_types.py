@@ -1,0 +1,39 @@
+"""What planning returns: the objects that should exist, or why there are none yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from herdsman.api.v1alpha1.status import Estimate, Reason
+
+Manifest = Mapping[str, Any]
+"""A Kubernetes object as a plain dict: apiVersion, kind, metadata, spec or data."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something is refused or waited for: one reason, one sentence, one remedy."""
+
+    reason: Reason
+    message: str
+    hint: str | None = None
+    field: str | None = None
+    """The field it is about, such as spec.model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What should exist for one resource, now."""
+
+    children: tuple[Manifest, ...] = ()
+    """Objects with deterministic names; applying them twice changes nothing."""
+    waiting_for: tuple[Problem, ...] = ()
+    """What has to happen first; empty when the run may start."""
+    refused: Problem | None = None
+    """Why the resource can never run as it is; set once its condition is final."""
+    attempt: int | None = None
+    """The attempt the children belong to."""
+    estimate: Estimate | None = None
+    """What the run will need."""
+    requeue_after: float | None = None
+    """Seconds after which to plan again even if nothing is heard."""

@@ -1,0 +1,39 @@
+"""Facts outside the spec: where volumes are mounted, which images and interpreter run, what the platform defaults to."""
+
+from dataclasses import dataclass, field
+from zlib import crc32
+
+
+@dataclass(frozen=True)
+class Site:
+    """The platform, as far as plans depend on it; the defaults are those of a cluster."""
+
+    volumes_root: str = "/volumes"
+    """Every claim is mounted at <volumes_root>/<claim>."""
+    config_file: str = "/etc/herdsman/job.json"
+    """Where the ConfigMap {name} is found; `{name}` is replaced."""
+    python: str = "python"
+    """The interpreter in the image."""
+    trainer_image: str = "herdsman/trainer:0.1.0"
+    server_image: str = "herdsman/server:0.1.0"
+    master_address: str = "{job}-0.{job}"
+    """Where rank 0 of a Job of several pods answers; `{job}` is replaced."""
+    master_ports: range = field(default_factory=lambda: range(29500, 29501))
+    """Ports for the rendezvous; a Job takes one by the hash of its name."""
+    metrics_port: int = 9400
+    """The port of a trainer's /metrics; 0 serves none."""
+    local: bool = False
+    """Whether this is one machine without a cluster: claims that are written are made as directories."""
+
+    def mount(self, claim: str) -> str:
+        """Return the directory where a claim is mounted."""
+        return f"{self.volumes_root}/{claim}"
+
+    def config_path(self, config_map: str) -> str:
+        """Return the path of the configuration in the ConfigMap of this name."""
+        return self.config_file.replace("{name}", config_map)
+
+    def rendezvous(self, job: str) -> tuple[str, int]:
+        """Return the address and port of rank 0 of a Job."""
+        port = self.master_ports[crc32(job.encode()) % len(self.master_ports)]
+        return self.master_address.replace("{job}", job), port
