@@ -56,7 +56,7 @@ def tiny_chinese_sentencepiece(directory: Path, vocab_size: int = 180, text: str
 def tiny_bpe_tokenizer(
     directory: Path, vocab_size: int = 420, text: str = ENGLISH, control_tokens: tuple[str, ...] = CONTROL_TOKENS
 ) -> Path:
-    """Write a byte-level BPE `tokenizer.json` with Llama 3's splitting; the first two control tokens are BOS and EOS."""
+    """Write a byte-level BPE `tokenizer.json` with Llama 3's splitting; BOS and EOS come first in `control_tokens`."""
     return _write(directory, _bpe_files(vocab_size, text, control_tokens))
 
 
@@ -78,8 +78,9 @@ def tiny_llama(
     The embedding has as many rows as the tokenizer has ids; without a tokenizer a tiny SentencePiece model is written.
     """
     import torch
-    from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:

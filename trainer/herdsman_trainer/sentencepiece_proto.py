@@ -1,0 +1,148 @@
+"""The bytes of a SentencePiece model: its pieces read, appended and re-typed without a protobuf library.
+
+A model file is one protobuf message: `repeated SentencePiece pieces = 1; TrainerSpec = 2; NormalizerSpec = 3; …`; a
+piece is `string piece = 1; float score = 2; enum type = 3`. Appending bytes leaves every other byte as it was.
+"""
+
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+PIECES, TRAINER_SPEC, NORMALIZER_SPEC = 1, 2, 3
+SPACE = "▁"
+"""U+2581, which stands for a space inside a piece."""
+
+
+class PieceType(IntEnum):
+    """The `type` of a piece; a piece without one is NORMAL."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary; its id is its position in the file."""
+
+    text: str
+    score: float
+    type: PieceType
+
+
+@dataclass(frozen=True)
+class _Field:
+    number: int
+    start: int
+    end: int
+    value: bytes | int
+
+
+def read_pieces(model: bytes) -> list[Piece]:
+    """Return the pieces in file order; ValueError says why the bytes are no complete SentencePiece model."""
+    fields = _fields_of_model(model)
+    return [_piece(field.value) for field in fields if field.number == PIECES and isinstance(field.value, bytes)]
+
+
+def append_pieces(model: bytes, texts: Iterable[str]) -> bytes:
+    """Return the model with NORMAL pieces of score 0.0 behind its last piece.
+
+    The score is written although it is the default, and the type is not, as in the published merges: other bytes with
+    the same meaning would change the file's SHA-256.
+    """
+    end = max(field.end for field in _fields_of_model(model) if field.number == PIECES)
+    return model[:end] + b"".join(_piece_field(text) for text in texts) + model[end:]
+
+
+def as_control(model: bytes, ids: Collection[int]) -> bytes:
+    """Return the model with the pieces of these ids typed CONTROL, so that no text is ever encoded to them."""
+    if not ids:
+        return model
+    parts, position, piece_id = [], 0, 0
+    for field in _fields_of_model(model):
+        if field.number != PIECES or not isinstance(field.value, bytes):
+            continue
+        if piece_id in ids:
+            # The last value of a repeated scalar field counts, so the type may simply be added.
+            value = field.value + bytes([3 << 3, PieceType.CONTROL])
+            parts += [model[position : field.start], bytes([PIECES << 3 | 2]), _varint(len(value)), value]
+            position = field.end
+        piece_id += 1
+    return b"".join([*parts, model[position:]])
+
+
+def _fields_of_model(model: bytes) -> list[_Field]:
+    fields = list(_fields(model))
+    numbers = {field.number for field in fields}
+    if PIECES not in numbers:
+        raise ValueError("it holds no pieces")
+    if not {TRAINER_SPEC, NORMALIZER_SPEC} <= numbers:
+        raise ValueError("it ends before the trainer and normalizer settings, so it was cut short")
+    return fields
+
+
+def _piece(message: bytes) -> Piece:
+    text, score, kind = "", 0.0, PieceType.NORMAL
+    for field in _fields(message):
+        if field.number == 1 and isinstance(field.value, bytes):
+            text = field.value.decode()
+        elif field.number == 2 and isinstance(field.value, bytes):
+            (score,) = struct.unpack("<f", field.value)
+        elif field.number == 3 and isinstance(field.value, int):
+            kind = PieceType(field.value)
+    return Piece(text, score, kind)
+
+
+def _piece_field(text: str) -> bytes:
+    encoded = text.encode()
+    message = bytes([1 << 3 | 2]) + _varint(len(encoded)) + encoded + bytes([2 << 3 | 5]) + struct.pack("<f", 0.0)
+    return bytes([PIECES << 3 | 2]) + _varint(len(message)) + message
+
+
+def _fields(message: bytes) -> Iterator[_Field]:
+    """Yield the fields of a protobuf message: the key is a varint, (field number << 3) | wire type."""
+    position = 0
+    while position < len(message):
+        start = position
+        key, position = _read_varint(message, position)
+        value: bytes | int
+        match key & 7:
+            case 0:
+                value, position = _read_varint(message, position)
+            case 1 | 5 as wire_type:
+                size = 8 if wire_type == 1 else 4
+                value, position = message[position : position + size], position + size
+            case 2:
+                size, position = _read_varint(message, position)
+                value, position = message[position : position + size], position + size
+            case _:
+                raise ValueError(f"byte {start} starts no protobuf field")
+        if position > len(message):
+            raise ValueError(f"the field at byte {start} ends behind the end of the file, so it was cut short")
+        yield _Field(key >> 3, start, position, value)
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(message) or shift > 63:
+            raise ValueError(f"byte {position} ends no protobuf number")
+        byte = message[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
