@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
@@ -24,7 +24,7 @@ _RULES = (
 class PretrainJobSpec(RunPolicy):
     """What is trained, on what, and how."""
 
-    model_config = {"json_schema_extra": cel(*_RULES)}
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
 
     model: ModelRef
     """The base model."""

@@ -133,73 +133,77 @@ class SFTRecipe(TrainingRecipe):
     """What happens to a longer sample; samples left without a target are dropped and counted in any case."""
 
 
-_COMMON = {
-    "schedule": Schedule(kind="cosine"),
-    "max_grad_norm": 1.0,
-    "epochs": 1,
-    "checkpoints": Checkpoints(every_steps=200, keep_last=3),
-}
-_LORA_V1 = Lora(rank=8, alpha=32, dropout=0.05, targets=PROJECTIONS, train_fully=["embed_tokens", "lm_head"])
-_LORA_V2 = Lora(rank=64, alpha=128, dropout=0.05, targets=PROJECTIONS, train_fully=["embed_tokens", "lm_head"])
-_PRETRAIN = {"weight_decay": 0.01, "held_out_fraction": 0.001, "batch": Batch(global_sequences=1024), "add_bos": True}
-_SFT = {"weight_decay": 0.0, "held_out_fraction": 0.001, "batch": Batch(global_sequences=512), "max_length": 512}
-_FP16 = {"precision": "fp16", "gradient_checkpointing": True, "deepspeed": DeepSpeed(zero_stage=2)}
-_BF16 = {"precision": "bf16", "gradient_checkpointing": False, "deepspeed": DeepSpeed(zero_stage=0)}
-_PT_SCHEDULE = Schedule(kind="cosine", warmup_ratio=0.05)
-_SFT_SCHEDULE = Schedule(kind="cosine", warmup_ratio=0.03)
+_CHECKPOINTS = Checkpoints(every_steps=200, keep_last=3)
+
+
+def _lora(rank: int, alpha: int) -> Lora:
+    return Lora(rank=rank, alpha=alpha, dropout=0.05, targets=PROJECTIONS, train_fully=["embed_tokens", "lm_head"])
+
+
+def _pretrain(
+    preset: Preset, lora: Lora, *, learning_rate: float, block_size: int, add_eos: bool, half: Literal["bf16", "fp16"]
+) -> PretrainRecipe:
+    return PretrainRecipe(
+        preset=preset,
+        lora=lora,
+        batch=Batch(global_sequences=1024),
+        learning_rate=learning_rate,
+        schedule=Schedule(kind="cosine", warmup_ratio=0.05),
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        epochs=1,
+        precision=half,
+        gradient_checkpointing=half == "fp16",
+        deepspeed=DeepSpeed(zero_stage=2 if half == "fp16" else 0),
+        checkpoints=_CHECKPOINTS,
+        held_out_fraction=0.001,
+        block_size=block_size,
+        add_bos=True,
+        add_eos=add_eos,
+    )
+
+
+def _sft(preset: Preset, lora: Lora, *, template: Template, epochs: int, half: Literal["bf16", "fp16"]) -> SFTRecipe:
+    return SFTRecipe(
+        preset=preset,
+        lora=lora,
+        batch=Batch(global_sequences=512),
+        learning_rate=1e-4,
+        schedule=Schedule(kind="cosine", warmup_ratio=0.03),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        epochs=epochs,
+        precision=half,
+        gradient_checkpointing=half == "fp16",
+        deepspeed=DeepSpeed(zero_stage=2 if half == "fp16" else 0),
+        checkpoints=_CHECKPOINTS,
+        held_out_fraction=0.001,
+        template=template,
+        max_length=512,
+    )
+
+
+_V1, _V2 = _lora(8, 32), _lora(64, 128)
 
 PRETRAIN_PRESETS: dict[str, PretrainRecipe] = {
-    "chinese-llama-v1": PretrainRecipe(
-        **{**_COMMON, **_PRETRAIN, **_FP16, "schedule": _PT_SCHEDULE},
-        preset="chinese-llama-v1",
-        lora=_LORA_V1,
-        learning_rate=2e-4,
-        block_size=512,
-        add_eos=False,
-    ),
-    "chinese-llama-v2": PretrainRecipe(
-        **{**_COMMON, **_PRETRAIN, **_FP16, "schedule": _PT_SCHEDULE},
-        preset="chinese-llama-v2",
-        lora=_LORA_V2,
-        learning_rate=2e-4,
-        block_size=512,
-        add_eos=True,
-    ),
-    "llama-3-chinese-v3": PretrainRecipe(
-        **{**_COMMON, **_PRETRAIN, **_BF16, "schedule": _PT_SCHEDULE},
-        preset="llama-3-chinese-v3",
-        lora=_LORA_V2,
-        learning_rate=1e-4,
-        block_size=1024,
-        add_eos=True,
-    ),
+    recipe.preset: recipe
+    for recipe in (
+        _pretrain("chinese-llama-v1", _V1, learning_rate=2e-4, block_size=512, add_eos=False, half="fp16"),
+        _pretrain("chinese-llama-v2", _V2, learning_rate=2e-4, block_size=512, add_eos=True, half="fp16"),
+        _pretrain("llama-3-chinese-v3", _V2, learning_rate=1e-4, block_size=1024, add_eos=True, half="bf16"),
+    )
 }
-"""The published launcher values of continued pre-training, by generation."""
+"""The published launcher values of continued pre-training, by generation; the batch is that of the first report."""
 
 SFT_PRESETS: dict[str, SFTRecipe] = {
-    "chinese-llama-v1": SFTRecipe(
-        **{**_COMMON, **_SFT, **_FP16, "schedule": _SFT_SCHEDULE},
-        preset="chinese-llama-v1",
-        lora=_LORA_V1,
-        learning_rate=1e-4,
-        template="alpaca",
-    ),
-    "chinese-llama-v2": SFTRecipe(
-        **{**_COMMON, **_SFT, **_FP16, "schedule": _SFT_SCHEDULE},
-        preset="chinese-llama-v2",
-        lora=_LORA_V2,
-        learning_rate=1e-4,
-        template="llama-2",
-    ),
-    "llama-3-chinese-v3": SFTRecipe(
-        **{**_COMMON, **_SFT, **_BF16, "schedule": _SFT_SCHEDULE, "epochs": 3},
-        preset="llama-3-chinese-v3",
-        lora=_LORA_V2,
-        learning_rate=1e-4,
-        template="llama-3",
-    ),
+    recipe.preset: recipe
+    for recipe in (
+        _sft("chinese-llama-v1", _V1, template="alpaca", epochs=1, half="fp16"),
+        _sft("chinese-llama-v2", _V2, template="llama-2", epochs=1, half="fp16"),
+        _sft("llama-3-chinese-v3", _V2, template="llama-3", epochs=3, half="bf16"),
+    )
 }
-"""The published launcher values of instruction tuning, by generation."""
+"""The published launcher values of instruction tuning, by generation; the batch is that of the first report."""
 
 R = TypeVar("R", bound=ApiModel)
 

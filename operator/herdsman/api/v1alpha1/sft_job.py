@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
@@ -19,7 +19,7 @@ _RULES = (
 class SFTJobSpec(RunPolicy):
     """What is tuned, on what, and how."""
 
-    model_config = {"json_schema_extra": cel(*_RULES)}
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
 
     model: ModelRef
     """The base model."""
