@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 GROUP = "herdsman.dev"
 VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+API_VERSION: Literal["herdsman.dev/v1alpha1"] = "herdsman.dev/v1alpha1"
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label."""

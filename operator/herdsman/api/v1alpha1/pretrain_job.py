@@ -15,7 +15,7 @@ _RULES = (
     ("!(has(self.recipe.epochs) && has(self.recipe.maxSteps))", "set recipe.epochs or recipe.maxSteps, not both"),
     ("!(self.stage == 'Full' && has(self.adapter))", "stage Full trains all weights: merge the adapter first"),
     (
-        "!(self.stage == 'EmbeddingsOnly' && has(self.recipe.lora.trainFully) && size(self.recipe.lora.trainFully) == 0)",
+        "self.stage != 'EmbeddingsOnly' || !has(self.recipe.lora.trainFully) || size(self.recipe.lora.trainFully) > 0",
         "stage EmbeddingsOnly needs embed_tokens or lm_head in recipe.lora.trainFully",
     ),
 )
