@@ -111,4 +111,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _invalid(path: Path, message: str, hint: str) -> BadInput:
-    return BadInput(message, reason="TokenizerInvalid", file=str(path), hint=hint)
+    return BadInput(message, file=str(path), hint=hint)

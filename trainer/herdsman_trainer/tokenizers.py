@@ -67,7 +67,6 @@ def load_tokenizer(directory: Path) -> TextTokenizer:
         return BpeTokenizer(directory)
     raise BadInput(
         f"There is neither {SENTENCEPIECE_FILE} nor {BPE_FILE} in this directory.",
-        reason="TokenizerMissing",
         file=str(directory),
         hint="Point to the directory of a Hugging Face model or of a TokenizerMerge's artifact.",
     )
@@ -191,7 +190,6 @@ def _check_added_token(token: str, stated: int, given: int | None, path: Path) -
     if stated != given:
         raise BadInput(
             f"The added token {token!r} has the id {stated} in the file, but the tokenizers library gives it {given}.",
-            reason="TokenizerInvalid",
             file=str(path),
             hint="Number the added tokens without gaps behind the vocabulary, in the order of their ids.",
         )
@@ -205,7 +203,6 @@ def _eos_id(index: int | None, path: Path) -> int:
     if index is None:
         raise BadInput(
             "No end-of-sequence token is known.",
-            reason="TokenizerInvalid",
             file=str(path),
             hint='Name one that the tokenizer has as "eos_token" in tokenizer_config.json.',
         )
