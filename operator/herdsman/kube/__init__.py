@@ -1,0 +1,1 @@
+"""SHELL A, Kubernetes: kopf brings the events, the client carries out the plans."""
