@@ -1,0 +1,1 @@
+"""Weights as files: safetensors read and written as streams, adapters, and their merge into a model."""

@@ -1,0 +1,130 @@
+"""Writes safetensors as a stream: sizes are known first, values pass through once, digests come for free."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from herdsman.api.job_config import FileDigest
+from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
+from herdsman_trainer.weights.tensor_spec import CODES, TensorSpec, shape_text
+
+MAX_SHARD_BYTES = 4 * 1024**3
+
+Blocks = Callable[[TensorSpec], Iterable[torch.Tensor]]
+"""Gives the values of a tensor as consecutive blocks of rows, each of the tensor's own type."""
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the little-endian values of a tensor, row by row, without copying a contiguous one."""
+    array: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def write_safetensors(
+    path: Path, specs: Sequence[TensorSpec], blocks: Blocks, *, metadata: Mapping[str, str] | None = None
+) -> FileDigest:
+    """Write one safetensors file and fsync it, holding one block in memory at a time.
+
+    Wide types come first, so that every tensor starts aligned to its type; within a type the given order stays.
+    Raises ValueError where the blocks of a tensor do not add up to its declared size.
+    """
+    ordered = sorted(specs, key=lambda spec: -spec.dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    offset = 0
+    for spec in ordered:
+        header[spec.name] = {
+            "dtype": CODES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    digest = hashlib.sha256()
+    path.unlink(missing_ok=True)  # whoever has the old file mapped keeps it; truncating it would kill that process
+    with path.open("wb") as stream:
+        for chunk in _file_chunks(head, ordered, blocks):
+            digest.update(chunk)
+            stream.write(chunk)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return FileDigest(bytes=8 + len(head) + offset, sha256=digest.hexdigest())
+
+
+def _file_chunks(head: bytes, specs: Sequence[TensorSpec], blocks: Blocks) -> Iterator[bytes | memoryview]:
+    yield len(head).to_bytes(8, "little")
+    yield head
+    for spec in specs:
+        written = 0
+        for block in blocks(spec):
+            if block.dtype != spec.dtype:
+                raise ValueError(f"{spec.name} is declared as {spec.dtype} and a block of it has {block.dtype}")
+            chunk = tensor_bytes(block)
+            written += chunk.nbytes
+            yield chunk
+        if written != spec.nbytes:
+            raise ValueError(f"{spec.name} ({shape_text(spec.shape)}) has {spec.nbytes} bytes, {written} were given")
+
+
+def plan_shards(specs: Sequence[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES) -> list[list[TensorSpec]]:
+    """Distribute tensors over shards in the given order; only a tensor that is larger by itself exceeds the limit."""
+    shards: list[list[TensorSpec]] = [[]]
+    room = max_shard_bytes
+    for spec in specs:
+        if shards[-1] and spec.nbytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(spec)
+        room -= spec.nbytes
+    return shards
+
+
+def write_model_weights(
+    directory: Path,
+    specs: Sequence[TensorSpec],
+    blocks: Blocks,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_file: Callable[[str], None] = lambda _: None,
+) -> dict[str, FileDigest]:
+    """Write the weights of a Hugging Face model directory and return each file's size and digest.
+
+    One shard is `model.safetensors`; several are `model-00001-of-0000N.safetensors` with their index.
+    `on_file` is called with the name of each finished file.
+    """
+    shards = plan_shards(specs, max_shard_bytes)
+    if len(shards) == 1:
+        names = [SINGLE_FILE]
+    else:
+        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    written: dict[str, FileDigest] = {}
+    for name, shard in zip(names, shards, strict=True):
+        written[name] = write_safetensors(directory / name, shard, blocks)
+        on_file(name)
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
+            "weight_map": {spec.name: name for name, shard in zip(names, shards, strict=True) for spec in shard},
+        }
+        written[INDEX_FILE] = write_file(directory / INDEX_FILE, json.dumps(index, indent=2).encode())
+    return written
+
+
+def write_file(path: Path, data: bytes) -> FileDigest:
+    """Write and fsync a small file; returns its size and digest."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return FileDigest(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileDigest:
+    """Write tensors that are in memory to one safetensors file and fsync it."""
+    specs = [TensorSpec(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return write_safetensors(path, specs, lambda spec: (tensors[spec.name].detach().cpu(),))
