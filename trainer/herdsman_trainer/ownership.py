@@ -1,0 +1,64 @@
+"""Who may write into a workspace: the first resource that claimed it, and nobody else."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from herdsman.api.job_config import Owner, RunConfig
+from herdsman_trainer.errors import BadInput
+
+OWNER_FILE = ".owner.json"
+
+
+def claim_workspace(config: RunConfig) -> Path:
+    """Claim the run's workspace for its resource and return the directory, made where it was not there.
+
+    The claim is one atomic step, so of two resources that start at once exactly one gets it. Raises BadInput with the
+    reason PathConflict, naming both, where the directory belongs to another resource (by uid).
+    """
+    workspace = Path(config.workspace.path)
+    if not (workspace.parent.resolve() / workspace.name).is_relative_to(Path(config.workspace.root).resolve()):
+        raise BadInput("The workspace lies outside its volume.", file=str(workspace), hint="Use a path without links.")
+    workspace.mkdir(parents=True, exist_ok=True)
+    path = workspace / OWNER_FILE
+    if not _create(path, config.owner.model_dump_json(by_alias=True).encode()):
+        _check_owner(path, config.owner)
+    return workspace
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Create the file with its content unless it exists; a crash leaves no half-written claim."""
+    draft = path.with_name(f"{path.name}.{uuid4().hex}")
+    draft.write_bytes(content)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a volume without hard links: create it in place
+        try:
+            with path.open("xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _check_owner(path: Path, owner: Owner) -> None:
+    try:
+        found = Owner.model_validate_json(path.read_bytes())
+    except ValidationError:
+        message = f"The directory is claimed by a file that cannot be read, so {_title(owner)} may not write here."
+        hint = f"If nothing else writes to this directory, delete {OWNER_FILE}."
+        raise BadInput(message, reason="PathConflict", file=str(path), hint=hint) from None
+    if found.uid != owner.uid:
+        message = f"The directory belongs to {_title(found)} and {_title(owner)} wants to write to it."
+        hint = "Give one of them another workspace path; if the other is gone for good, delete the directory."
+        raise BadInput(message, reason="PathConflict", file=str(path.parent), hint=hint)
+
+
+def _title(owner: Owner) -> str:
+    return f"{owner.kind} {owner.namespace}/{owner.name} (uid {owner.uid})"
