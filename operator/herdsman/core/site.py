@@ -1,4 +1,4 @@
-"""Facts outside the spec: where volumes are mounted, which images and interpreter run, what the platform defaults to."""
+"""Facts outside the spec: where volumes are mounted, which images and interpreter run, the defaults."""
 
 from dataclasses import dataclass, field
 from zlib import crc32

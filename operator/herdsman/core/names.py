@@ -1,0 +1,43 @@
+"""Names of children: functions of the parent and the attempt, valid DNS labels, never random.
+
+A resource's name has at most 40 characters, so a pod of an Indexed Job, `<job>-<index>-<five random characters>`, stays
+within 63: 2 + 1 + 40 + 1 + 5 (attempt) + 1 + 3 (index) + 1 + 5 = 59.
+"""
+
+from herdsman.api.v1alpha1.registry import KINDS, AnyResource
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_KIND = "herdsman.dev/kind"
+LABEL_NAME = "herdsman.dev/name"
+LABEL_ATTEMPT = "herdsman.dev/attempt"
+MANAGED_BY = "herdsman"
+
+
+def claim(kind: str, name: str) -> str:
+    """Return the name of the PersistentVolumeClaim made for a resource without workspace.claim: pj-zh."""
+    return f"{KINDS[kind].short}-{name}"
+
+
+def job(kind: str, name: str, attempt: int) -> str:
+    """Return the name of an attempt's Job, its ConfigMap and its headless Service: pj-zh-1."""
+    return f"{KINDS[kind].short}-{name}-{attempt}"
+
+
+def server(name: str) -> str:
+    """Return the name of a ModelServer's Deployment, its Service and its ConfigMap: ms-zh."""
+    return f"{KINDS['ModelServer'].short}-{name}"
+
+
+def default_path(kind: str, name: str) -> str:
+    """Return the directory a resource writes on its claim unless workspace.path is set: pretrainjobs/zh."""
+    return f"{KINDS[kind].plural}/{name}"
+
+
+def labels(resource: AnyResource, attempt: int | None = None) -> dict[str, str]:
+    """Return the labels of a child, by which shells find the parent again."""
+    found = {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_KIND: resource.kind,
+        LABEL_NAME: resource.metadata.name,
+    }
+    return found if attempt is None else {**found, LABEL_ATTEMPT: str(attempt)}

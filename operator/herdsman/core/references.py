@@ -1,0 +1,62 @@
+"""References: which resources and volumes a resource names, and where in its spec."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from herdsman.api.meta import ApiModel
+from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.api.v1alpha1.sources import REFERENCE_KINDS, VolumeSource
+from herdsman.core.world import Key
+
+
+def direct(resource: AnyResource) -> list[tuple[str, Key]]:
+    """Return the resources that a resource names, in the order of its spec, as (field, key): spec.model.modelImport."""
+    return [
+        (field, Key(REFERENCE_KINDS[name], value))
+        for field, name, value in _leaves(resource.spec, "spec")
+        if name in REFERENCE_KINDS and isinstance(value, str)
+    ]
+
+
+def volumes(resource: AnyResource) -> list[tuple[str, VolumeSource]]:
+    """Return the volumes that a resource reads directly, in the order of its spec, as (field, volume)."""
+    return [(field, value) for field, _, value in _leaves(resource.spec, "spec") if isinstance(value, VolumeSource)]
+
+
+def key_of(resource: AnyResource) -> Key:
+    """Return a resource's identity."""
+    return Key(resource.kind, resource.metadata.name)
+
+
+def loop(resource: AnyResource, resources: Mapping[Key, AnyResource]) -> list[Key]:
+    """Return the loop of references that leads back to the resource, starting and ending with it; empty without one."""
+    start = key_of(resource)
+    seen: set[Key] = set()
+    trails: list[list[Key]] = [[start]]
+    while trails:
+        trail = trails.pop(0)
+        here = resource if trail[-1] == start else resources.get(trail[-1])
+        for _, target in direct(here) if here is not None else []:
+            if target == start:
+                return [*trail, start]
+            if target not in seen:
+                seen.add(target)
+                trails.append([*trail, target])
+    return []
+
+
+def _leaves(model: ApiModel, path: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield (field path, attribute name, value) of all members that are set, volumes as a whole."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        here = f"{path}.{field.alias or name}"
+        if value is None:
+            continue
+        if isinstance(value, VolumeSource) or not isinstance(value, ApiModel | list):
+            yield here, name, value
+        elif isinstance(value, ApiModel):
+            yield from _leaves(value, here)
+        else:
+            for index, item in enumerate(value):
+                if isinstance(item, ApiModel):
+                    yield from _leaves(item, f"{here}[{index}]")
