@@ -1,5 +1,6 @@
 """What every resource has: metadata, conditions, the group, and how the models read and write JSON."""
 
+import json
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,6 +11,8 @@ GROUP = "herdsman.dev"
 VERSION = "v1alpha1"
 API_VERSION: Literal["herdsman.dev/v1alpha1"] = "herdsman.dev/v1alpha1"
 
+MAX_COUNT = 2**53 - 1
+"""The largest whole number that every JSON reader keeps exact; the bound of counts that have no other."""
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label."""
 MAX_NAME = 40
@@ -73,7 +76,7 @@ class Condition(ApiModel):
     """Why, as one word of the documented enum."""
     message: str = Field(default="", max_length=2048)
     """Why, as a sentence that says what to do."""
-    observed_generation: int = Field(ge=0)
+    observed_generation: int = Field(ge=0, le=MAX_COUNT)
     """The generation of the spec that this was decided from."""
     last_transition_time: datetime
     """When the status last changed."""
@@ -90,5 +93,18 @@ class Resource(ApiModel):
 
     @classmethod
     def parse(cls, data: bytes | str) -> Self:
-        """Read a resource from JSON; raises pydantic's ValidationError with the path of every wrong field."""
-        return cls.model_validate_json(data)
+        """Read a resource from JSON; raises pydantic's ValidationError with the path of every wrong field.
+
+        A member that is null counts as absent and takes its default, as the API server has it.
+        """
+        try:
+            document = json.loads(data)
+        except ValueError:
+            return cls.model_validate_json(data)
+        return cls.model_validate_json(json.dumps(_without_nulls(document)))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

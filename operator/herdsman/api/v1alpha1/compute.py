@@ -2,15 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel
-from herdsman.api.v1alpha1.schema import MUTABLE
+from herdsman.api.v1alpha1.schema import MUTABLE, cel
 from herdsman.api.v1alpha1.sources import ClaimName, RelativePath
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
-LabelValue = Annotated[str, Field(max_length=63)]
+QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+"""The key of a label or a taint."""
+DNS_SUBDOMAIN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+QualifiedName = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=253)]
 
 
 class Resources(ApiModel):
@@ -24,19 +28,41 @@ class Resources(ApiModel):
     """Scratch space on the node."""
 
 
+_TOLERATION_RULES = (
+    ("has(self.key) || self.operator == 'Exists'", "without a key the operator must be Exists"),
+    ("!has(self.value) || self.operator == 'Equal'", "a value goes with the operator Equal only"),
+    (
+        "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+        "tolerationSeconds goes with the effect NoExecute only",
+    ),
+)
+
+
 class Toleration(ApiModel):
     """A taint the pods tolerate."""
 
-    key: str | None = Field(default=None, max_length=253)
+    model_config = ConfigDict(json_schema_extra=cel(*_TOLERATION_RULES))
+
+    key: QualifiedName | None = None
     """The taint's key; none with operator Exists tolerates all."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How key and value are compared."""
-    value: str | None = Field(default=None, max_length=63)
+    value: LabelValue | None = None
     """The taint's value, with Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The effect; none tolerates all."""
     toleration_seconds: int | None = Field(default=None, ge=0, le=86400)
     """How long a NoExecute taint is tolerated."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> "Toleration":
+        if self.key is None and self.operator != "Exists":
+            raise ValueError(_TOLERATION_RULES[0][1])
+        if self.value is not None and self.operator != "Equal":
+            raise ValueError(_TOLERATION_RULES[1][1])
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError(_TOLERATION_RULES[2][1])
+        return self
 
 
 class Compute(ApiModel):
@@ -50,15 +76,15 @@ class Compute(ApiModel):
     """Training processes of each pod; the number of GPUs, or 1 on the CPU, unless set."""
     resources: Resources = Field(default_factory=Resources)
     """CPU and memory of each pod."""
-    node_selector: dict[str, LabelValue] = Field(default_factory=dict, max_length=20)
+    node_selector: dict[QualifiedName, LabelValue] = Field(default_factory=dict, max_length=20)
     """Labels the nodes must have."""
     tolerations: list[Toleration] = Field(default_factory=list, max_length=20)
     """Taints the pods tolerate."""
-    priority_class_name: str | None = Field(default=None, max_length=253)
+    priority_class_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=253)
     """The PriorityClass of the pods."""
-    queue_name: str | None = Field(default=None, max_length=63)
+    queue_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=63)
     """The Kueue LocalQueue; it becomes a label of the Job."""
-    image: str | None = Field(default=None, max_length=400)
+    image: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=400)
     """The trainer or server image, instead of the operator's default."""
 
     @property
@@ -81,7 +107,7 @@ class Workspace(ApiModel):
     """The directory on it; the kind and the name of the resource unless set. Two resources never write the same."""
     size: Quantity = "50Gi"
     """The size of the claim that is made."""
-    storage_class_name: str | None = Field(default=None, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)
+    storage_class_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=253)
     """Its StorageClass; the cluster's default unless set."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
     """ReadWriteOnce on one node, ReadWriteMany on several, unless set."""

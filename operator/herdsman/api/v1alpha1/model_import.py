@@ -1,20 +1,28 @@
 """ModelImport: brings base weights in, or makes freshly initialised ones."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
-from herdsman.api.v1alpha1.schema import OneOf
+from herdsman.api.v1alpha1.schema import OneOf, cel
 from herdsman.api.v1alpha1.sources import RelativePath, TokenizerRef, VolumeSource
-from herdsman.api.v1alpha1.status import Status
+from herdsman.api.v1alpha1.status import Digest, Status
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_RULES = (
+    ("self.hiddenSize % self.attentionHeads == 0", "hiddenSize must be a multiple of attentionHeads"),
+    (
+        "!has(self.keyValueHeads) || self.attentionHeads % self.keyValueHeads == 0",
+        "attentionHeads must be a multiple of keyValueHeads",
+    ),
+)
 
 
 class Initialise(ApiModel):
     """A Llama with random weights, for tests and for training from scratch."""
+
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
 
     tokenizer: TokenizerRef
     """Its tokenizer; the vocabulary's size follows from it."""
@@ -30,12 +38,20 @@ class Initialise(ApiModel):
     """Key and value heads, for grouped-query attention; as many as attentionHeads unless set."""
     max_position_embeddings: int = Field(default=2048, ge=16, le=1048576)
     """The longest sequence."""
-    rope_theta: float = Field(default=10000.0, gt=1)
+    rope_theta: float = Field(default=10000.0, gt=1, le=1e9)
     """The base of the rotary embedding."""
     tie_embeddings: bool = False
     """Whether the head shares the embedding's matrix."""
     seed: int = Field(default=0, ge=0, le=4294967295)
     """The seed of the weights."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> "Initialise":
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(_RULES[0][1])
+        if self.key_value_heads is not None and self.attention_heads % self.key_value_heads:
+            raise ValueError(_RULES[1][1])
+        return self
 
 
 class ModelSource(OneOf):
@@ -52,7 +68,7 @@ class ModelImportSpec(RunPolicy):
 
     source: ModelSource
     """Where the model comes from."""
-    sha256: dict[RelativePath, Sha256] = Field(default_factory=dict, max_length=200)
+    sha256: dict[RelativePath, Digest] = Field(default_factory=dict, max_length=200)
     """Expected SHA-256 of files of the source; a file that differs is refused."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """The type the weights are stored in; unless set, that of the source, and bfloat16 for GGUF."""

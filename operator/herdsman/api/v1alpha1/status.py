@@ -2,11 +2,15 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from herdsman.api.meta import ApiModel, Condition
+from herdsman.api.meta import MAX_COUNT, ApiModel, Condition
+
+
+SHA256 = r"^[0-9a-f]{64}$"
+Digest = Annotated[str, Field(pattern=SHA256, max_length=64)]
 
 
 class Phase(StrEnum):
@@ -138,17 +142,17 @@ class Artifact(ApiModel):
     """The persistent volume claim it lies on."""
     path: str = Field(default="", max_length=400)
     """The directory on that volume."""
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    digest: str = Field(pattern=SHA256, max_length=64)
     """SHA-256 over the sorted lines "name size sha256" of its files."""
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=MAX_COUNT)
     """The size of its files together."""
-    vocab_size: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Pieces of the tokenizer, or rows of the embedding; none for an adapter without embeddings."""
-    tokenizer_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    tokenizer_digest: str | None = Field(default=None, pattern=SHA256, max_length=64)
     """SHA-256 of tokenizer.model, or of the canonical tokenizer.json where there is no tokenizer.model."""
-    base_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    base_digest: str | None = Field(default=None, pattern=SHA256, max_length=64)
     """Adapters: the digest of the model it was trained on."""
-    parents: list[str] = Field(default_factory=list, max_length=16)
+    parents: list[Digest] = Field(default_factory=list, max_length=16)
     """Adapters: digests of the adapters that were applied to the base before it, in order."""
     dtype: str | None = Field(default=None, max_length=16)
     """The floating-point type of the weights: float32, bfloat16 or float16."""
@@ -170,13 +174,13 @@ class Progress(ApiModel):
 
     percent: int = Field(default=0, ge=0, le=100)
     """Whole percent done."""
-    step: int = Field(default=0, ge=0)
+    step: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Optimizer steps done."""
-    total_steps: int | None = Field(default=None, ge=0)
+    total_steps: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Optimizer steps in all."""
-    estimated_remaining_seconds: int | None = Field(default=None, ge=0)
+    estimated_remaining_seconds: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Seconds to go at the present speed."""
-    tokens_per_second: int | None = Field(default=None, ge=0)
+    tokens_per_second: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Tokens trained per second over all ranks."""
     activity: str | None = Field(default=None, max_length=128)
     """What is being done just now, in a few words."""
@@ -191,30 +195,30 @@ class CheckpointStatus(ApiModel):
 
     latest: str | None = Field(default=None, max_length=253)
     """Directory of the newest verified checkpoint, relative to the workspace."""
-    step: int = Field(default=0, ge=0)
+    step: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Its optimizer step."""
     verified: bool = False
     """Whether its digests were checked."""
-    count: int = Field(default=0, ge=0)
+    count: int = Field(default=0, ge=0, le=MAX_COUNT)
     """How many are kept."""
 
 
 class Attempt(ApiModel):
     """One try of the run."""
 
-    number: int = Field(ge=1)
+    number: int = Field(ge=1, le=MAX_COUNT)
     """Counted from 1."""
     started: datetime | None = None
     """When its first process started."""
     ended: datetime | None = None
     """When its last process ended."""
-    exit_code: int | None = None
+    exit_code: int | None = Field(default=None, ge=-255, le=255)
     """The exit code that decided it."""
     reason: str | None = Field(default=None, max_length=64)
     """How it ended."""
     counted: bool = True
     """Whether it counts against maxRestarts."""
-    resumed_from_step: int | None = Field(default=None, ge=0)
+    resumed_from_step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """The checkpoint it continued from."""
 
 
@@ -231,7 +235,7 @@ class Failure(ApiModel):
     """The pod it happened in."""
     container: str | None = Field(default=None, max_length=63)
     """The container it happened in."""
-    exit_code: int | None = None
+    exit_code: int | None = Field(default=None, ge=-255, le=255)
     """Its exit code."""
 
 
@@ -251,7 +255,7 @@ class Status(ApiModel):
 
     phase: Phase = Phase.PENDING
     """The one-word summary."""
-    observed_generation: int = Field(default=0, ge=0)
+    observed_generation: int = Field(default=0, ge=0, le=MAX_COUNT)
     """The generation of the spec this status was decided from."""
     conditions: list[Condition] = Field(default_factory=list, max_length=16)
     """Accepted, DependenciesReady, Progressing, Complete, Failed, Suspended; ModelServer: Ready."""
@@ -261,7 +265,7 @@ class Status(ApiModel):
     """The newest checkpoint."""
     attempts: list[Attempt] = Field(default_factory=list, max_length=100)
     """The tries so far, oldest first."""
-    restarts: int = Field(default=0, ge=0)
+    restarts: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Attempts that counted against maxRestarts."""
     failure: Failure | None = None
     """Why it failed or cannot go on."""
@@ -273,9 +277,9 @@ class Status(ApiModel):
     """Figures of the finished run, such as tokens per character before and after."""
     url: str | None = Field(default=None, max_length=253)
     """ModelServer: where the OpenAI API answers."""
-    replicas: int | None = Field(default=None, ge=0)
+    replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """ModelServer: replicas that exist."""
-    ready_replicas: int | None = Field(default=None, ge=0)
+    ready_replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """ModelServer: replicas that answer."""
     selector: str | None = Field(default=None, max_length=253)
     """ModelServer: the label selector of its pods, for the scale subresource."""
