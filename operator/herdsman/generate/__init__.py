@@ -1,0 +1,1 @@
+"""Pure writers: custom resource definitions and reference pages, from the API models."""
