@@ -1,0 +1,144 @@
+"""What a step knows of the run around it: its directory, its voice, and whether it should stop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from herdsman.api.job_config import FileDigest, RunConfig
+from herdsman.api.v1alpha1.status import Artifact
+from herdsman_trainer.artifacts import draft_artifact, publish_artifact, published_artifact
+from herdsman_trainer.errors import Interrupted
+from herdsman_trainer.metrics import Gauges, MetricsLog, ProgressFile, metric, rank_of_environment
+from herdsman_trainer.ownership import claim_workspace
+
+
+class RunContext:
+    """One attempt of one run. Only rank 0 writes: on other ranks reports go nowhere.
+
+    Claims the workspace; raises BadInput (PathConflict) where it belongs to another resource.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, rank: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.rank = rank_of_environment() if rank is None else rank
+        self.workspace: Path = claim_workspace(config)
+        self.clock = clock
+        self.resumed_from_step: int | None = None
+        """The checkpoint's step this attempt continues from; None for a fresh start."""
+        self.metrics_log = MetricsLog(self.workspace)
+        self._progress = ProgressFile(self.workspace, clock)
+        self._gauges = Gauges(config.metrics_port if self.rank == 0 else 0)
+        self._work_dir: Path | None = None
+        self._stop = False
+
+    @property
+    def step(self) -> int:
+        """The step last reported."""
+        return self._progress.state.step
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.workspace / "checkpoints"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where tokenised data is kept, addressed by its content."""
+        return self.workspace / "cache" / "tokens"
+
+    @property
+    def work_dir(self) -> Path:
+        """An empty directory to build the artifact in, on the same file system as its place; made on first use."""
+        if self._work_dir is None:
+            self._work_dir = draft_artifact(self.config)
+        return self._work_dir
+
+    def report(
+        self,
+        *,
+        activity: str | None = None,
+        step: int | None = None,
+        total_steps: int | None = None,
+        tokens_per_second: float | None = None,
+        metrics: Mapping[str, float | str] | None = None,
+    ) -> None:
+        """Say how far the work is; None changes nothing. Written once a second at most, a new activity at once."""
+        figures = dict(metrics or {})
+        changes: dict[str, Any] = {"activity": activity[:128] if activity else None, "step": step}
+        changes |= {"total_steps": total_steps}
+        if tokens_per_second is not None:
+            changes["tokens_per_second"] = round(tokens_per_second)
+            self._gauges.set({"tokens_per_second": tokens_per_second})
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if self.rank == 0:
+            new = activity is not None and activity != self._progress.state.activity
+            self._progress.update(changes, figures, force=new)
+            self._gauges.set({**figures, "step": self.step, "progress_ratio": self._progress.state.percent / 100})
+
+    def flush(self) -> None:
+        """Write progress.json now."""
+        if self.rank == 0:
+            self._progress.update({}, {}, force=True)
+
+    def set_gauges(self, figures: Mapping[str, float]) -> None:
+        """Set Prometheus gauges that are not part of the progress."""
+        self._gauges.set(figures)
+
+    def request_stop(self) -> None:
+        """Ask the step to save and stop; a signal handler may call this."""
+        self._stop = True
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; several ranks agree on it before they act."""
+        return self._stop
+
+    def raise_if_stopped(self) -> None:
+        """Raise Interrupted if a stop was asked for; steps that do not train call this between files."""
+        if self._stop:
+            raise Interrupted("Stopped on request.", hint="The next attempt continues with what was saved.")
+
+    def published(self) -> Artifact | None:
+        """Return the artifact an earlier attempt of this resource finished, if it is there and whole."""
+        return published_artifact(self.config)
+
+    def publish(
+        self,
+        *,
+        kind: Literal["model", "tokenizer", "adapter", "dataset", "report"],
+        source_dir: Path,
+        vocab_size: int | None = None,
+        tokenizer_digest: str | None = None,
+        base_digest: str | None = None,
+        parents: Sequence[str] = (),
+        dtype: str | None = None,
+        prompt_template: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+        report: Mapping[str, float | str] | None = None,
+        known: Mapping[str, FileDigest] | None = None,
+    ) -> Artifact:
+        """Make `source_dir` the run's artifact in one rename and return its contract.
+
+        `inputs` are digests of what it was made from, by field of the spec; `known` digests of files already taken.
+        """
+        return publish_artifact(
+            self.config,
+            source_dir,
+            kind=kind,
+            inputs=inputs,
+            report=[metric(name, value) for name, value in (report or {}).items()],
+            known=known,
+            vocab_size=vocab_size,
+            tokenizer_digest=tokenizer_digest,
+            base_digest=base_digest,
+            parents=list(parents),
+            dtype=dtype,
+            prompt_template=prompt_template,
+        )
+
+    def close(self) -> None:
+        """Write the last progress and stop serving metrics."""
+        self.flush()
+        self._gauges.close()
