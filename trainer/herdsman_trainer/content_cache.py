@@ -1,0 +1,181 @@
+"""Content-addressed cache directories: written whole or not at all, checked when opened, rebuilt when damaged."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from herdsman_trainer.errors import Temporary
+
+_META = "meta.json"
+_LOCK = ".lock"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A finished cache directory `root`/`key` and the facts its builder returned."""
+
+    directory: Path
+    key: str
+    facts: dict[str, Any]
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of `parts`: everything that the content follows from."""
+    return hashlib.sha256(_canonical(parts)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_or_open_entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> CacheEntry:
+    """Return the entry `key`, after checking every byte of it, or after building it.
+
+    `build` writes files into the empty directory it is given and returns the facts to keep beside them, as JSON
+    values. The files are flushed to disk before the directory gets its name, so a half-written entry is never seen;
+    of two writers the second finds the entry of the first. Raises Temporary (DiskFull) when there is no space.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    entry = open_entry(root, key, check_content=True)
+    if entry is not None:
+        return entry
+    _remove_abandoned(root)
+    with _disk_full(root), _private_directory(root, key) as private:
+        facts = build(private)
+        _write_meta(private, key, facts)
+        _publish(private, root / key)
+    entry = open_entry(root, key, check_content=False)
+    if entry is None:
+        raise Temporary(f"The cache entry {key[:16]} vanished while it was opened.", file=str(root))
+    return entry
+
+
+def open_entry(root: Path, key: str, *, check_content: bool) -> CacheEntry | None:
+    """Return the entry `key`, or None where there is none or where its sizes or (if asked for) digests do not agree."""
+    directory = root / key
+    if not directory.is_dir():
+        return None
+    try:
+        return CacheEntry(directory, key, _read_facts(directory, key, check_content))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        _log.warning("The cache %s is damaged and is not used: %s", directory, error)
+        return None
+
+
+def _read_facts(directory: Path, key: str, check_content: bool) -> dict[str, Any]:
+    meta = json.loads((directory / _META).read_bytes())
+    digest = meta.pop("digest")
+    if digest != hashlib.sha256(_canonical(meta)).hexdigest() or meta["key"] != key:
+        raise ValueError(f"{_META} was changed")
+    for name, expected in meta["files"].items():
+        path = directory / name
+        if path.stat().st_size != expected["bytes"] or (check_content and file_sha256(path) != expected["sha256"]):
+            raise ValueError(f"{name} was changed")
+    facts: dict[str, Any] = meta["facts"]
+    return facts
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+@contextmanager
+def _private_directory(root: Path, key: str) -> Iterator[Path]:
+    """Make a directory for one writer; its lock tells the others whether the writer lives, even after a kill."""
+    private, lock = _locked_directory(root, key)
+    try:
+        with lock:
+            yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _locked_directory(root: Path, key: str) -> tuple[Path, BinaryIO]:
+    while True:
+        private = root / f".{key[:16]}-{secrets.token_hex(6)}.tmp"
+        private.mkdir()
+        lock = (private / _LOCK).open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another writer takes it for abandoned
+            lock.close()
+            continue
+        except OSError:  # a file system without locks; there nobody removes anything
+            return private, lock
+        if (private / _LOCK).exists():
+            return private, lock
+        lock.close()
+
+
+def _remove_abandoned(root: Path) -> None:
+    for private in root.glob(".*.tmp"):
+        try:
+            with (private / _LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(private, ignore_errors=True)
+        except OSError:  # its writer lives, or has just finished
+            continue
+
+
+def _write_meta(directory: Path, key: str, facts: dict[str, Any]) -> None:
+    names = sorted(entry.name for entry in os.scandir(directory) if entry.name != _LOCK)
+    files = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": file_sha256(directory / name)} for name in names
+    }
+    meta: dict[str, Any] = {"key": key, "files": files, "facts": facts}
+    meta["digest"] = hashlib.sha256(_canonical(meta)).hexdigest()
+    (directory / _META).write_text(json.dumps(meta, indent=1, sort_keys=True))
+    for name in [*names, _META]:
+        _flush(directory / name)
+
+
+def _publish(private: Path, target: Path) -> None:
+    """Give the finished directory its name; a sound entry of another writer stays, a damaged one goes."""
+    (private / _LOCK).unlink()
+    _flush(private)
+    if target.is_dir() and open_entry(target.parent, target.name, check_content=True) is None:
+        damaged = target.with_name(f".{target.name[:16]}-{secrets.token_hex(6)}.damaged")
+        target.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+    try:
+        private.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_full(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Temporary(
+            "No space left for the cache.",
+            reason="DiskFull",
+            file=str(root),
+            hint="Make the workspace volume larger, or delete what is not needed from it.",
+        ) from error
