@@ -58,7 +58,7 @@ def crd_files() -> dict[str, str]:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's signature
         return True
 
 
@@ -67,8 +67,8 @@ def _root_schema(info: KindInfo) -> Schema:
     spec = structural_schema(_model_of(fields["spec"].annotation))
     status = structural_schema(_model_of(fields["status"].annotation), defaults=False)
     _forbid_changes(spec)
-    for name, key in LIST_MAPS.items():
-        status["properties"][name] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+    for field, key in LIST_MAPS.items():
+        status["properties"][field] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
     name = {"type": "string", "pattern": DNS_LABEL, "maxLength": MAX_NAME}
     return {
         "description": " ".join((info.model.__doc__ or "").split()),

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from herdsman.api.meta import MAX_COUNT, ApiModel, Condition
 
-
 SHA256 = r"^[0-9a-f]{64}$"
 Digest = Annotated[str, Field(pattern=SHA256, max_length=64)]
 

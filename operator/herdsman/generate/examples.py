@@ -1,0 +1,64 @@
+"""One small manifest of every kind, for the reference pages; together they are a pipeline."""
+
+from typing import Any
+
+from herdsman.api.meta import API_VERSION
+
+
+def _manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    manifest["kind"]: manifest
+    for manifest in (
+        _manifest("ModelImport", "llama-7b", {"source": {"volume": {"claim": "models", "path": "llama-7b"}}}),
+        _manifest(
+            "TokenizerMerge",
+            "zh-tokenizer",
+            {
+                "base": {"modelImport": "llama-7b"},
+                "sources": [{"volume": {"claim": "tokenizers", "path": "chinese_sp.model"}}],
+            },
+        ),
+        _manifest(
+            "PretrainJob",
+            "zh-pretrain",
+            {
+                "model": {"modelImport": "llama-7b"},
+                "tokenizer": {"tokenizerMerge": "zh-tokenizer"},
+                "dataset": {"volume": {"claim": "corpora", "path": "zh"}},
+                "stage": "LoRA",
+                "recipe": {"preset": "chinese-llama-v1", "maxSteps": 6000},
+                "compute": {"nodes": 2, "gpusPerNode": 8},
+                "workspace": {"size": "200Gi", "accessMode": "ReadWriteMany"},
+            },
+        ),
+        _manifest(
+            "SFTJob",
+            "zh-instructions",
+            {
+                "model": {"modelImport": "llama-7b"},
+                "adapter": {"pretrainJob": "zh-pretrain"},
+                "dataset": {"volume": {"claim": "corpora", "path": "instructions.json"}},
+                "recipe": {"preset": "chinese-llama-v1", "template": "alpaca", "epochs": 2},
+                "compute": {"gpusPerNode": 8},
+            },
+        ),
+        _manifest(
+            "LoRAMerge",
+            "zh-llama",
+            {
+                "model": {"modelImport": "llama-7b"},
+                "adapters": [{"pretrainJob": "zh-pretrain"}, {"sftJob": "zh-instructions"}],
+                "dtype": "bfloat16",
+            },
+        ),
+        _manifest(
+            "ModelServer",
+            "zh-llama",
+            {"model": {"loraMerge": "zh-llama"}, "replicas": 2, "compute": {"gpusPerNode": 1}},
+        ),
+    )
+}
+"""The example of each kind."""
