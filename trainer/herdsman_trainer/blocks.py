@@ -1,0 +1,86 @@
+"""Blocks of a token stream: packed over the whole corpus for training, overlapping by one token for evaluation."""
+
+from typing import Any
+
+import numpy as np
+
+from herdsman_trainer.batches import Batch, collate_rows
+from herdsman_trainer.errors import BadInput
+from herdsman_trainer.sequence_order import NO_SEQUENCE, Indices
+from herdsman_trainer.token_writer import TokenArray
+
+_NO_TOKENS = np.empty(0, np.int64)
+
+
+class PackedBlocks:
+    """Block i is tokens[i·B : (i+1)·B] of all documents in order; only the remainder at the very end is left out.
+
+    Blocks cross documents without a reset of attention, as in the recipe.
+    """
+
+    def __init__(self, tokens: TokenArray, block_size: int) -> None:
+        _check_block_size(block_size)
+        if len(tokens) < block_size:
+            raise BadInput(
+                f"The training documents have {len(tokens)} tokens, but one block needs {block_size}.",
+                hint=f"Set blockSize to {len(tokens)} or less, or add text."
+                if len(tokens) > 1
+                else "Add text to the dataset.",
+            )
+        self.block_size = block_size
+        self.tokens_left_out = len(tokens) % block_size
+        self._blocks = tokens[: len(tokens) - self.tokens_left_out].reshape(-1, block_size)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def collate(self, indices: Indices) -> Batch:
+        """Return the blocks as a batch of shape (indices, block_size); every token but a block's first is a target."""
+        return collate_rows(
+            [(_NO_TOKENS if i == NO_SEQUENCE else self._blocks[i], 1) for i in indices], 0, length=self.block_size
+        )
+
+    def targets(self, indices: Indices) -> int:
+        """Return the number of targets: block_size − 1 a block."""
+        return int((indices != NO_SEQUENCE).sum()) * (self.block_size - 1)
+
+
+class HeldOutBlocks:
+    """All held-out tokens for evaluation, each a target exactly once.
+
+    A block starts with the last token of the block before, which has no target there. So every token but the first of
+    the stream is predicted once, with up to B − 1 tokens of context, and the loss per character is exact: the summed
+    loss of `Batch.text_targets` over `characters`. The last block is padded.
+    """
+
+    def __init__(self, tokens: TokenArray, block_size: int, characters: int, control_ids: frozenset[int]) -> None:
+        _check_block_size(block_size)
+        self.block_size = block_size
+        self.characters = characters
+        self._tokens = tokens
+        self._control_ids = control_ids
+
+    def __len__(self) -> int:
+        return -(-max(0, len(self._tokens) - 1) // (self.block_size - 1))
+
+    def collate(self, indices: Indices) -> Batch:
+        """Return the blocks as a batch of shape (indices, block_size)."""
+        return collate_rows([(self._block(int(i)), 1) for i in indices], 0, self._control_ids, self.block_size)
+
+    def targets(self, indices: Indices) -> int:
+        """Return the number of targets in these blocks."""
+        return sum(max(0, len(self._block(int(i))) - 1) for i in indices)
+
+    def _block(self, index: int) -> np.ndarray[Any, np.dtype[np.integer[Any]]]:
+        if index == NO_SEQUENCE:
+            return _NO_TOKENS
+        start = index * (self.block_size - 1)
+        return self._tokens[start : start + self.block_size]
+
+
+def _check_block_size(block_size: int) -> None:
+    if block_size < 2:
+        raise BadInput(
+            f"blockSize is {block_size}; a block needs at least 2 tokens, for the first is never predicted.",
+            hint="The recipe's value is 512.",
+        )
