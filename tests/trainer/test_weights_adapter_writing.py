@@ -2,13 +2,14 @@
 
 import warnings
 
-import peft_models as build
 import pytest
 import torch
-from herdsman_trainer.weights.adapter_writing import IncompleteAdapterError, adapter_keys, write_adapter
-from herdsman_trainer.weights.adapters import LoraSettings, load_adapter
 from peft import PeftModel
 from safetensors.torch import load_file
+
+import peft_models as build
+from herdsman_trainer.weights.adapter_writing import IncompleteAdapterError, adapter_keys, write_adapter
+from herdsman_trainer.weights.adapters import LoraSettings, load_adapter
 
 SETTINGS = LoraSettings(rank=2, alpha=6)
 TARGETS = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)]

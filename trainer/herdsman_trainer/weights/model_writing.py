@@ -1,0 +1,77 @@
+"""Writes a chain as a Hugging Face model directory: weights, config, generation config, tokenizer, chat template."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from herdsman.api.job_config import FileDigest
+from herdsman_trainer.chat_templates import chat_template
+from herdsman_trainer.prompts import TEMPLATES
+from herdsman_trainer.tokenizer_files import CHAT_TEMPLATE_FILE
+from herdsman_trainer.tokenizers import TextTokenizer, copy_tokenizer
+from herdsman_trainer.weights.architecture import check_tensors
+from herdsman_trainer.weights.chain import CONFIG_FILE, GENERATION_FILE, Chain
+from herdsman_trainer.weights.reading import read_json_object
+from herdsman_trainer.weights.tensor_spec import TensorSpec
+from herdsman_trainer.weights.vocabulary import merged_config
+from herdsman_trainer.weights.writing import MAX_SHARD_BYTES, write_file, write_model_weights
+
+
+def write_chain(
+    chain: Chain,
+    target: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_tensor: Callable[[str], None] = lambda _: None,
+) -> dict[str, FileDigest]:
+    """Merge the chain into an empty directory and return the digests of the weight files.
+
+    `on_tensor` hears the name of each tensor before it is written, and may raise to stop. Raises BadInput before
+    anything is written where the result would not load strictly in transformers.
+    """
+    plan = chain.merge.plan
+    config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
+    check_tensors(plan.specs, config, str(chain.model.path))
+
+    def blocks(spec: TensorSpec) -> Iterator[torch.Tensor]:
+        on_tensor(spec.name)
+        return chain.merge.blocks(spec)
+
+    written = write_model_weights(target, plan.specs, blocks, max_shard_bytes=max_shard_bytes)
+    write_json(target / CONFIG_FILE, config)
+    write_json(target / GENERATION_FILE, _generation_config(chain))
+    copy_tokenizer(chain.tokenizer_directory, target)
+    if chain.prompt_template and chain.tuned_here:
+        (target / CHAT_TEMPLATE_FILE).write_text(chat_template(chain.prompt_template), encoding="utf-8")
+    return written
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object as Hugging Face libraries lay it out."""
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _generation_config(chain: Chain) -> dict[str, Any]:
+    """The base's, with the ids of the tokenizer and the end of a turn, so that plain `generate` stops there too."""
+    path = chain.model.path / GENERATION_FILE
+    config = read_json_object(path) if path.is_file() else {}
+    return {**config, **token_ids(chain.tokenizer, chain.prompt_template, config.get("eos_token_id"))}
+
+
+def token_ids(tokenizer: TextTokenizer, template: str | None = None, known_eos: Any = None) -> dict[str, Any]:
+    """Return bos_token_id, eos_token_id and pad_token_id for config.json or generation_config.json.
+
+    `known_eos`, one id or a list, stays in force; ids of a base keep their meaning when a vocabulary grows.
+    """
+    stops = {tokenizer.eos_id, *([known_eos] if isinstance(known_eos, int) else known_eos or [])}
+    if template:
+        stops |= TEMPLATES[template].stop_ids(tokenizer)
+    ids: dict[str, Any] = {"eos_token_id": sorted(stops) if len(stops) > 1 else stops.pop()}
+    if tokenizer.bos_id is not None:
+        ids["bos_token_id"] = tokenizer.bos_id
+    if tokenizer.pad_id is not None:
+        ids["pad_token_id"] = tokenizer.pad_id
+    return ids
