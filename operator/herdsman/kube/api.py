@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -44,6 +44,13 @@ def path_of(kind: str, namespace: str | None, name: str | None = None, subresour
     prefix, plural = PATHS[kind]
     parts = [prefix, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else [])]
     return "/" + "/".join([quote(part, safe="/") for part in parts] + ([subresource] if subresource else []))
+
+
+class Listing(NamedTuple):
+    """All objects of a kind, and the version of the store they were read at."""
+
+    items: list[Body]
+    version: int
 
 
 class TokenBucket:
@@ -104,16 +111,17 @@ class KubeApi:
         """Return one object; NotFound where there is none."""
         return await self._request("GET", kind, path_of(kind, namespace, name))
 
-    async def list_objects(self, kind: str, namespace: str | None, **query: str | None) -> list[Body]:
+    async def list_objects(self, kind: str, namespace: str | None, **query: str | None) -> Listing:
         """Return all objects of a kind in one namespace, or in all; `query` holds labelSelector, fieldSelector."""
         items: list[Body] = []
         page: dict[str, str | None] = {"limit": str(PAGE), **query}
         while True:
             answer = await self._request("GET", kind, path_of(kind, namespace), query=page)
-            items += answer["items"]
-            token = answer.get("metadata", {}).get("continue")
-            if not token:
-                return items
+            items += ({"kind": kind, **item} for item in answer["items"])
+            metadata = answer.get("metadata", {})
+            if not (token := metadata.get("continue")):
+                version = metadata.get("resourceVersion", "")
+                return Listing(items, int(version) if version.isdigit() else 0)
             page["continue"] = token
 
     async def apply(self, body: Mapping[str, Any], *, subresource: str | None = None) -> Body:
