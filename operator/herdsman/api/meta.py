@@ -95,16 +95,18 @@ class Resource(ApiModel):
     def parse(cls, data: bytes | str) -> Self:
         """Read a resource from JSON; raises pydantic's ValidationError with the path of every wrong field.
 
-        A member that is null counts as absent and takes its default, as the API server has it.
+        As the API server has it, a member that is null counts as absent and takes its default, and 8.0 is a whole number.
         """
         try:
             document = json.loads(data)
         except ValueError:
             return cls.model_validate_json(data)
-        return cls.model_validate_json(json.dumps(_without_nulls(document)))
+        return cls.model_validate_json(json.dumps(_normalised(document)))
 
 
-def _without_nulls(value: Any) -> Any:
+def _normalised(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _normalised(member) for key, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_normalised(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
