@@ -95,7 +95,7 @@ class Resource(ApiModel):
     def parse(cls, data: bytes | str) -> Self:
         """Read a resource from JSON; raises pydantic's ValidationError with the path of every wrong field.
 
-        As the API server has it, a member that is null counts as absent and takes its default, and 8.0 is a whole number.
+        As the API server has it, a null member counts as absent and takes its default, and 8.0 is a whole number.
         """
         try:
             document = json.loads(data)
