@@ -160,6 +160,9 @@ class TestCollate:
     def test_rows_are_as_long_as_asked(self, options, width):
         assert collate_rows(self.ROWS, pad_id=0, **options).input_ids.shape == (2, width)
 
+    def test_the_first_id_of_a_row_is_never_a_target(self):
+        assert collate_rows([(np.array([5, 6]), 0)], pad_id=0, multiple=1).labels.tolist() == [[IGNORED, 6]]
+
     def test_a_row_without_ids_attends_to_one_position_and_has_no_target(self):
         batch = collate_rows([(np.empty(0, np.uint16), 0)], pad_id=3, multiple=4)
         assert batch.input_ids.tolist() == [[3, 3, 3, 3]]

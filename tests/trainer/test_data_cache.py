@@ -114,9 +114,9 @@ class TestTokens:
         assert isinstance(cache.train, np.memmap)
         assert not cache.train.flags.writeable
 
-    @pytest.mark.parametrize("character", ["中", "\uffff"])
-    def test_an_id_beyond_the_vocabulary_is_refused_with_the_id_and_the_place(self, tmp_path, character):
-        (tmp_path / "a.txt").write_text(f"one\n\ntwo\nth{character}ree\n", encoding="utf-8")
+    @pytest.mark.parametrize(("character", "text"), [("中", "th中ree"), ("中", "中three"), ("\uffff", "three\uffff")])
+    def test_an_id_beyond_the_vocabulary_is_refused_with_the_id_and_the_place(self, tmp_path, character, text):
+        (tmp_path / "a.txt").write_text(f"one\n\ntwo\n{text}\nfour\n", encoding="utf-8")
         with pytest.raises(BadInput) as caught:
             build_or_open(tmp_path / "cache", tmp_path / "a.txt", CodePoints(300), CorpusOptions())
         assert str(ord(character)) in caught.value.message

@@ -123,9 +123,15 @@ class TestDocuments:
         [
             (b"one\ntwo\n\xd6\xd0\xce\xc4\n", 3, 8),
             (b"\xef\xbb\xbfone \xff", 1, 7),
+            (b"\xef\xbb\xbfone\n \xff", 2, 8),
             (b"one\n\xe4\xb8\n", 2, 4),
         ],
-        ids=["GB18030 in the third line", "a stray byte behind a byte order mark", "a character cut in half"],
+        ids=[
+            "GB18030 in the third line",
+            "a stray byte behind a byte order mark",
+            "a stray byte in the line after it",
+            "a character cut in half",
+        ],
     )
     def test_what_is_not_utf_8_is_refused_with_line_and_byte(self, tmp_path, content, line, offset):
         path = write(tmp_path, {"a.txt": content}) / "a.txt"

@@ -169,6 +169,14 @@ class TestEncoding:
         assert samples.counts.dropped == 4
         assert (samples.source_lengths < samples.lengths).all()
 
+    @pytest.mark.parametrize(("room", "kept"), [(-1, 1), (0, 1), (1, 2)])
+    def test_a_prompt_that_fills_the_length_leaves_no_target(self, tokenizer, room, kept):
+        long = "Why do the farmers share the water?"
+        length = len(ALPACA.source_ids(tokenizer, long)) + room
+        samples = encode_records(records(("?", "So."), (long, "So.")), tokenizer, ALPACA, length, "Truncate")
+        assert samples.counts.kept == kept
+        assert samples.counts.dropped_prompt_too_long == 2 - kept
+
     @pytest.mark.parametrize(
         ("pairs", "message"),
         [

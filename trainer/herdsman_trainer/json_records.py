@@ -114,9 +114,8 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 raise _malformed(self.path, self.line, self.column, str(error)) from error
             else:
-                if end < len(self._buffer) or not self._fetch():  # a number may go on in the next piece
-                    self.advance(end)
-                    return value
+                self.advance(end)
+                return value
 
     def advance(self, end: int) -> None:
         """Move to the index `end` of the buffer, counting lines and columns."""
