@@ -6,10 +6,12 @@ piece is `string piece = 1; float score = 2; enum type = 3`. Appending bytes lea
 
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 PIECES, TRAINER_SPEC, NORMALIZER_SPEC = 1, 2, 3
+UNIGRAM, BPE = 1, 2
+"""Values of the trainer setting `model_type`."""
 SPACE = "▁"
 """U+2581, which stands for a space inside a piece."""
 
@@ -25,8 +27,7 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One entry of the vocabulary; its id is its position in the file."""
 
     text: str
@@ -34,8 +35,7 @@ class Piece:
     type: PieceType
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     number: int
     start: int
     end: int
@@ -46,6 +46,14 @@ def read_pieces(model: bytes) -> list[Piece]:
     """Return the pieces in file order; ValueError says why the bytes are no complete SentencePiece model."""
     fields = _fields_of_model(model)
     return [_piece(field.value) for field in fields if field.number == PIECES and isinstance(field.value, bytes)]
+
+
+def model_type(model: bytes) -> int:
+    """Return how the model segments text: BPE, UNIGRAM (also where nothing is said) or another value."""
+    settings = next(field.value for field in _fields_of_model(model) if field.number == TRAINER_SPEC)
+    assert isinstance(settings, bytes)
+    kinds = [field.value for field in _fields(settings) if field.number == 3 and isinstance(field.value, int)]
+    return kinds[-1] if kinds else UNIGRAM
 
 
 def append_pieces(model: bytes, texts: Iterable[str]) -> bytes:
@@ -93,7 +101,7 @@ def _piece(message: bytes) -> Piece:
         elif field.number == 2 and isinstance(field.value, bytes):
             (score,) = struct.unpack("<f", field.value)
         elif field.number == 3 and isinstance(field.value, int):
-            kind = PieceType(field.value)
+            kind = PieceType(field.value)  # ValueError for a type nobody knows
     return Piece(text, score, kind)
 
 
@@ -127,6 +135,8 @@ def _fields(message: bytes) -> Iterator[_Field]:
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    if position < len(message) and message[position] < 0x80:  # nearly always
+        return message[position], position + 1
     value = shift = 0
     while True:
         if position >= len(message) or shift > 63:

@@ -97,7 +97,7 @@ class SentencePieceTokenizer:
         self.pad_id = (ids | added).get(pad)
         if self.pad_id is not None and self.pad_id < len(pieces) and pieces[self.pad_id].type is PieceType.NORMAL:
             model = as_control(model, {self.pad_id})
-            pieces = read_pieces(model)
+            pieces[self.pad_id] = pieces[self.pad_id]._replace(type=PieceType.CONTROL)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         controls = (PieceType.CONTROL, PieceType.UNKNOWN)
         self._controls = {piece.text: index for index, piece in enumerate(pieces) if piece.type in controls} | added
