@@ -1,6 +1,7 @@
 """LoRAMerge: a base and its adapters, in order, become one model."""
 
 import logging
+from itertools import count
 
 from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.status import Artifact
@@ -28,15 +29,13 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
     for note in chain.notes:
         log.warning("%s", note)
     total = len(chain.merge.plan.tensors)
-    done_tensors = 0
+    steps = count()
 
-    def on_tensor(name: str) -> None:
-        nonlocal done_tensors
+    def announce(what: str) -> None:
         run.raise_if_stopped()
-        run.report(activity=f"merging {name}", step=done_tensors, total_steps=total)
-        done_tensors += 1
+        run.report(activity=what, step=next(steps), total_steps=total)
 
-    known = write_chain(chain, run.work_dir, max_shard_bytes=config.max_shard_bytes, on_tensor=on_tensor)
+    known = write_chain(chain, run.work_dir, max_shard_bytes=config.max_shard_bytes, announce=announce)
     run.report(activity="publishing", step=total, total_steps=total)
     digests = zip(sources, chain.digests, strict=True)
     return run.publish(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.merge import HEAD
@@ -21,6 +21,12 @@ def meta_model(config: Mapping[str, Any], where: str) -> Any:
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         hint = "Use a LLaMA-family model whose code is part of transformers; code in model directories is never run."
         raise BadInput(f"config.json does not describe a model: {error}", file=where, hint=hint) from None
+
+
+def llama_config(**fields: Any) -> dict[str, Any]:
+    """Return the config.json of a Llama with these figures, as transformers writes it."""
+    config: dict[str, Any] = LlamaConfig(architectures=["LlamaForCausalLM"], **fields).to_diff_dict()
+    return {**config, "tie_word_embeddings": fields.get("tie_word_embeddings", False)}
 
 
 def expected_tensors(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:

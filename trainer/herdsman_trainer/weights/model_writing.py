@@ -1,7 +1,8 @@
 """Writes a chain as a Hugging Face model directory: weights, config, generation config, tokenizer, chat template."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,42 @@ from herdsman_trainer.weights.tensor_spec import TensorSpec
 from herdsman_trainer.weights.vocabulary import merged_config
 from herdsman_trainer.weights.writing import MAX_SHARD_BYTES, write_file, write_model_weights
 
+Figures = Mapping[str, float | str]
+"""Named figures for an artifact's report."""
+
+Announce = Callable[[str], None]
+"""Hears what is done next, such as "writing lm_head.weight"; it may raise to stop the work."""
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """A model directory that was just written."""
+
+    vocab_size: int
+    tokenizer: TextTokenizer
+    dtype: torch.dtype
+    steps: int
+    """How many times Announce was called."""
+    figures: Figures
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)
+    """Of files whose digest was taken while they were written."""
+
 
 def write_chain(
     chain: Chain,
     target: Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    on_tensor: Callable[[str], None] = lambda _: None,
+    announce: Announce = lambda _: None,
 ) -> dict[str, FileDigest]:
     """Merge the chain into an empty directory and return the digests of the weight files.
 
-    `on_tensor` hears the name of each tensor before it is written, and may raise to stop. Raises BadInput before
-    anything is written where the result would not load strictly in transformers.
+    Raises BadInput before anything is written where the result would not load strictly in transformers.
     """
     plan = chain.merge.plan
     config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
     check_tensors(plan.specs, config, str(chain.model.path))
-
-    def blocks(spec: TensorSpec) -> Iterator[torch.Tensor]:
-        on_tensor(spec.name)
-        return chain.merge.blocks(spec)
-
+    blocks = announced(chain.merge.blocks, announce)
     written = write_model_weights(target, plan.specs, blocks, max_shard_bytes=max_shard_bytes)
     write_json(target / CONFIG_FILE, config)
     write_json(target / GENERATION_FILE, _generation_config(chain))
@@ -75,3 +91,22 @@ def token_ids(tokenizer: TextTokenizer, template: str | None = None, known_eos: 
     if tokenizer.pad_id is not None:
         ids["pad_token_id"] = tokenizer.pad_id
     return ids
+
+
+def announced(
+    blocks: Callable[[TensorSpec], Iterable[torch.Tensor]], announce: Announce
+) -> Callable[[TensorSpec], Iterable[torch.Tensor]]:
+    """Return the blocks with an announcement before each tensor."""
+
+    def with_announcement(spec: TensorSpec) -> Iterable[torch.Tensor]:
+        announce(f"writing {spec.name}")
+        return blocks(spec)
+
+    return with_announcement
+
+
+def write_configs(target: Path, config: Mapping[str, Any], tokenizer: TextTokenizer) -> None:
+    """Write config.json and generation_config.json of a new model, with the ids of its tokenizer."""
+    ids = token_ids(tokenizer)
+    write_json(target / CONFIG_FILE, {**config, "bos_token_id": None, "pad_token_id": None, **ids})
+    write_json(target / GENERATION_FILE, ids)

@@ -1,0 +1,66 @@
+"""Copies a Hugging Face model directory after checking it, byte for byte or in another type."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from herdsman.api.job_config import FileDigest
+from herdsman_trainer.errors import BadInput
+from herdsman_trainer.tokenizers import copy_tokenizer
+from herdsman_trainer.weights.architecture import check_tensors
+from herdsman_trainer.weights.chain import CONFIG_FILE, GENERATION_FILE, open_chain
+from herdsman_trainer.weights.digests import CHUNK_BYTES
+from herdsman_trainer.weights.merge import EMBEDDING
+from herdsman_trainer.weights.model_writing import Announce, Figures, WrittenModel, write_chain
+from herdsman_trainer.weights.reading import INDEX_FILE
+
+
+def copy_model(
+    source: Path, target: Path, dtype: torch.dtype | None, checked: Mapping[str, FileDigest], announce: Announce
+) -> WrittenModel:
+    """Copy the weights, configuration and tokenizer into an empty directory; other files are left behind.
+
+    With `dtype` other than the stored type the weights are written anew in it. `checked` are digests that files of
+    the source had before. Raises BadInput where the parts of the model contradict each other (weights.chain), where
+    it would not load strictly, and where a file changed since it was checked.
+    """
+    chain = open_chain(source, dtype=dtype)
+    plan, weights = chain.merge.plan, chain.model.weights
+    check_tensors(plan.specs, chain.model.config, str(source))
+    figures: Figures = {
+        "tensors": len(plan.specs),
+        "files_with_expected_sha256": len(checked),
+        "tied_embeddings": str(plan.tied).lower(),
+    }
+    stored = weights.specs[EMBEDDING].dtype
+    if dtype is not None and any(weights.specs[name].dtype != spec.spec.dtype for name, spec in plan.tensors.items()):
+        digests = write_chain(chain, target, announce=announce)
+        return WrittenModel(plan.vocab_size, chain.tokenizer, dtype, len(plan.specs), figures, digests)
+    optional = (INDEX_FILE, CONFIG_FILE, GENERATION_FILE)
+    names = [path.name for path in weights.files] + [name for name in optional if (source / name).is_file()]
+    digests = {}
+    for name in names:
+        announce(f"copying {name}")
+        digests[name] = _copy(source / name, target / name)
+        if digests[name] != checked.get(name, digests[name]):
+            message = "The file changed between its check and its copy."
+            raise BadInput(message, reason="ChecksumMismatch", file=str(source / name), hint="Import it again.")
+    copy_tokenizer(source, target)
+    return WrittenModel(plan.vocab_size, chain.tokenizer, stored, len(names), figures, digests)
+
+
+def _copy(source: Path, target: Path) -> FileDigest:
+    """Copy a file and take its digest in the same pass.
+
+    It is copied rather than hard-linked: a later change of the source must not change a published artifact.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+            size += len(chunk)
+    return FileDigest(bytes=size, sha256=digest.hexdigest())
