@@ -1,11 +1,12 @@
 """Adds the pieces of SentencePiece models to a byte-level BPE tokenizer (Llama 3, SmolLM2) as added tokens.
 
 Added tokens are cut out of the text before BPE, the leftmost and longest first, so the old vocabulary, its merges and
-its ids stay. Three rules keep text whole and English unchanged:
+its ids stay. Four rules keep text whole and English unchanged:
 
-- Every new token holds a character that neither English text nor the byte-level alphabet has. The decoder of byte-level
-  BPE reads a token whose characters all stand for bytes as those bytes: an added token "é" would come back as the byte
-  0xE9. One foreign character makes it take the token literally.
+- No new token lies wholly in the byte-level alphabet, whose 256 characters stand for bytes: an added token "é" would
+  take the id of the byte 0xE9 and come back as that byte. One other character, a space too, makes the decoder take a
+  token literally.
+- Every new token holds a character that English text has not (ASCII, typographic signs).
 - No new token holds a digit, because it would undo the splitting of digits, or white space but for one leading space.
 - A piece that already is one token is not added again.
 """
@@ -114,14 +115,14 @@ def _unfit(text: str) -> str | None:
         return "digits"
     if "Cc" in categories or "Cs" in categories:
         return "control"
-    if all(character in _ALPHABET or _typographic(character) for character in body):
-        return "latin"
-    return None
+    if all(map(_english, body)):
+        return "english"
+    return "alphabet" if _ALPHABET.issuperset(text) else None
 
 
-def _typographic(character: str) -> bool:
-    """Tell whether English text has the character: Latin-1, general punctuation (quotes, dashes, ellipsis)."""
-    return ord(character) < 0x100 or 0x2000 <= ord(character) < 0x2070
+def _english(character: str) -> bool:
+    """Tell whether English text has the character: ASCII, Latin-1 signs, general punctuation such as quotes."""
+    return ord(character) < 0xC0 or character in "×÷" or 0x2000 <= ord(character) < 0x2070
 
 
 def _unspaced(character: str) -> bool:
