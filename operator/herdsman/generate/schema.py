@@ -81,7 +81,7 @@ def _node(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, defaults: b
         rules.append(
             {
                 "rule": f"self.all(key, size(key) <= {longest} && key.matches(r'{pattern}'))",
-                "message": f"every key has at most {longest} characters and matches {pattern}",
+                "message": f"every key has at most {longest} characters and matches `{pattern}`",
             }
         )
     if isinstance(values, Mapping):

@@ -1,0 +1,70 @@
+# One command for everything; `make` alone says what there is.
+
+VENV ?= .venv
+# The first of these that is Python 3.11 or newer; another one: make PYTHON=/path/to/python install
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Installed before the rest, so that DeepSpeed, which is built here, finds it. On x86 the public index has the CUDA build,
+# which is large; the CPU build: make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" install
+TORCH ?= torch==2.13.0
+# Test processes side by side.
+WORKERS ?= 2
+
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TEST_CLUSTER := ../shared/cluster/cluster
+REAL_DATA := ../shared/data
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test real-data e2e lint types arch generate generate-check verify clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make the virtual environment, once and again when pyproject.toml changes
+
+$(INSTALLED): pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer found: install one, or give make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[operator,trainer,server,deepspeed,dev]'
+	@touch $@
+
+quickstart: install ## teach a real Llama a new language on this machine, from manifests
+	$(BIN)/python examples/quickstart/prepare.py
+	$(BIN)/herdsman run examples/quickstart
+
+test: install ## run the tests that need no cluster and no data from outside
+	$(PYTEST) -n $(WORKERS)
+
+real-data: install ## run the chain on the real tokenizers and records (HERDSMAN_REAL_DATA=folder)
+	HERDSMAN_REAL_DATA="$${HERDSMAN_REAL_DATA:-$(abspath $(REAL_DATA))}" $(PYTEST) -m real_data
+
+e2e: install ## run the tests against a Kubernetes API server (KUBECONFIG, or the test cluster beside the project)
+	@if [ -n "$$KUBECONFIG" ]; then $(PYTEST) -m e2e tests/e2e; \
+	elif [ -x $(TEST_CLUSTER) ]; then \
+		trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m e2e tests/e2e; \
+	else echo "e2e skipped: KUBECONFIG is not set and there is no test cluster at $(TEST_CLUSTER)"; fi
+
+lint: install ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## check types
+	$(BIN)/mypy -p herdsman -p herdsman_trainer -p herdsman_server
+
+arch: install ## check that the rooms import only what they may
+	$(BIN)/lint-imports
+
+generate: install ## write the CRDs and the reference pages from the API models
+	$(BIN)/python -m herdsman.generate
+
+generate-check: install ## fail where a generated file differs
+	$(BIN)/python -m herdsman.generate --check
+
+verify: lint types arch generate-check test ## everything that a change must pass
+
+clean: ## remove the virtual environment, caches and builds
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
