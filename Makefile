@@ -14,7 +14,6 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST_CLUSTER := ../shared/cluster/cluster
-REAL_DATA := ../shared/data
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test real-data e2e lint types arch generate generate-check verify clean
@@ -39,7 +38,7 @@ test: install ## run the tests that need no cluster and no data from outside
 	$(PYTEST) -n $(WORKERS)
 
 real-data: install ## run the chain on the real tokenizers and records (HERDSMAN_REAL_DATA=folder)
-	HERDSMAN_REAL_DATA="$${HERDSMAN_REAL_DATA:-$(abspath $(REAL_DATA))}" $(PYTEST) -m real_data
+	$(PYTEST) -m real_data
 
 e2e: install ## run the tests against a Kubernetes API server (KUBECONFIG, or the test cluster beside the project)
 	@if [ -n "$$KUBECONFIG" ]; then $(PYTEST) -m e2e tests/e2e; \
