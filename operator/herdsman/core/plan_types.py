@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from herdsman.api.v1alpha1.status import Estimate, Reason
@@ -16,6 +17,7 @@ class Problem:
 
     reason: Reason
     message: str
+    """What is wrong, starting with the field where it is about one."""
     hint: str | None = None
     field: str | None = None
     """The field it is about, such as spec.model."""
@@ -30,10 +32,13 @@ class Plan:
     waiting_for: tuple[Problem, ...] = ()
     """What has to happen first; empty when the run may start."""
     refused: Problem | None = None
-    """Why the resource can never run as it is; set once its condition is final."""
+    """Why it cannot run as things are: only a change of a manifest helps, waiting does not. One `herdsman run` ends
+    with it; the resource itself is not Failed for good (docs/decisions/0004)."""
     attempt: int | None = None
     """The attempt the children belong to."""
     estimate: Estimate | None = None
     """What the run will need."""
+    not_before: datetime | None = None
+    """When the next attempt may start, after a fault."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

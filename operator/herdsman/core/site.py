@@ -25,6 +25,11 @@ class Site:
     local: bool = False
     """Whether this is one machine without a cluster: claims that are written are made as directories."""
 
+    @property
+    def server_host(self) -> str:
+        """The address a server listens on: all of the pod's, but nothing beyond this machine without a cluster."""
+        return "127.0.0.1" if self.local else "0.0.0.0"  # noqa: S104 - a server in a pod answers its Service
+
     def mount(self, claim: str) -> str:
         """Return the directory where a claim is mounted."""
         return f"{self.volumes_root}/{claim}"

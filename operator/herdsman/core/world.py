@@ -54,6 +54,10 @@ class JobFacts:
     name: str
     attempt: int
     state: Literal["Pending", "Running", "Suspended", "Complete", "Failed"] = "Pending"
+    """Complete and Failed end the attempt; a suspended one goes on later."""
+    reason: str | None = None
+    """What the platform says of the Job itself: DeadlineExceeded, QuotaExceeded, ..."""
+    message: str | None = None
     pods: tuple[PodFacts, ...] = ()
     started: datetime | None = None
     ended: datetime | None = None

@@ -1,0 +1,175 @@
+"""Estimates of GPU memory, disk and time, from shapes; docs/decisions/0005 compares them with measurements.
+
+GPU memory of a training, per GPU, in bytes:
+
+    frozen weights       2 a parameter (4 in float32)                    / world with ZeRO-3
+    trained weights      4 + a 16-bit copy of 2                          / world with ZeRO-3
+    their gradients      4                                               / world from ZeRO-2
+    Adam's two moments   8, none with offload                            / world from ZeRO-1
+    activations          tokens x layers x bytes of a block (below); with gradient checkpointing its input and one block
+    logits               tokens x vocabulary x 14: 16-bit, float32, log-softmax, gradient
+    allocator            5 % on top
+
+What a block keeps for its backward pass, per token, in 16 bits with width d, keys and values kv, feed-forward ff: both
+norms in float32 (8 d), queries and the attention's result (4 d), keys and values (4 kv), gate, its activation and up
+(6 ff). Each LoRA target with dropout keeps its dropped-out input and the mask (3 a number); without dropout the input
+once (2). Full training keeps the inputs of the linear layers (4 d + 2 ff).
+"""
+
+from dataclasses import dataclass
+
+from herdsman.api.v1alpha1.compute import Compute
+from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
+from herdsman.api.v1alpha1.status import Estimate
+from herdsman.core.shapes import Shape
+
+GIB = float(1 << 30)
+ALLOCATOR = 1.05
+LOGIT_BYTES = 14
+CHECKPOINT_BYTES = 12
+"""A trained parameter in a checkpoint: itself and two moments, in float32."""
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+"""Dense 16-bit peak by a part of the node label nvidia.com/gpu.product."""
+UTILISATION = 0.35
+"""The share of the peak that is assumed for the hours."""
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """An estimate, and the size of one checkpoint."""
+
+    estimate: Estimate
+    checkpoint_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingLoad:
+    """What a training's needs follow from; the recipe is resolved."""
+
+    shape: Shape
+    """With the rows that the embedding will have."""
+    recipe: PretrainRecipe | SFTRecipe
+    stage: Stage
+    length: int
+    """Tokens of a sequence."""
+    compute: Compute
+
+    @property
+    def lora_parameters(self) -> int:
+        """Trained parameters of LoRA."""
+        lora = self.recipe.lora
+        return self.shape.lora_parameters(lora.rank or 0, lora.targets or []) if self.stage == "LoRA" else 0
+
+    @property
+    def full_parameters(self) -> int:
+        """Parameters of the model that are trained themselves."""
+        if self.stage == "Full":
+            return self.shape.parameters
+        whole = self.recipe.lora.train_fully or []
+        embedding = self.shape.embedding_parameters if "embed_tokens" in whole or (self.shape.tied and whole) else 0
+        return embedding + (self.shape.head_parameters if "lm_head" in whole else 0)
+
+    @property
+    def trained_parameters(self) -> int:
+        """All trained parameters."""
+        return self.lora_parameters + self.full_parameters
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens a process computes at once."""
+        return (self.recipe.batch.micro_sequences or 1) * self.length
+
+    @property
+    def half(self) -> bool:
+        """Whether the matrix products are in 16 bits."""
+        return self.recipe.precision != "float32"
+
+
+def training(load: TrainingLoad) -> Sketch:
+    """Return what a training needs; disk without the token cache, whose size only the data tells."""
+    checkpoint = load.trained_parameters * CHECKPOINT_BYTES
+    kept = (load.recipe.checkpoints.keep_last or 1) + 1
+    result = load.shape.parameters * (2 if load.half else 4) if load.stage == "Full" else load.trained_parameters * 4
+    return Sketch(
+        Estimate(
+            gpu_memory_gib=_gib(training_bytes(load)) if load.compute.gpus_per_node else None,
+            disk_gib=_gib(checkpoint * kept + result),
+            hours=_hours(load),
+        ),
+        checkpoint,
+    )
+
+
+def training_bytes(load: TrainingLoad) -> float:
+    """Return the peak memory of one GPU; the formula stands at the top of the module."""
+    zero = load.recipe.deepspeed
+    stage = zero.zero_stage if zero is not None else 0
+    offload = zero.offload if zero is not None else "none"
+
+    def share(from_stage: int) -> float:
+        return 1 / load.compute.world_size if stage >= from_stage else 1.0
+
+    frozen = (load.shape.parameters - load.full_parameters) * (2 if load.half else 4)
+    trained = load.trained_parameters
+    weights = (frozen + trained * (6 if load.half else 4)) * share(3) * (offload != "all")
+    state = trained * 4 * share(2) + trained * 8 * share(1) * (offload == "none")
+    block = load.micro_tokens * block_bytes(load)
+    if load.recipe.gradient_checkpointing:
+        activations = load.micro_tokens * load.shape.layers * load.shape.hidden * (2 if load.half else 4) + block
+    else:
+        activations = block * load.shape.layers
+    logits = load.micro_tokens * load.shape.vocabulary * LOGIT_BYTES
+    return ALLOCATOR * (weights + state + activations + logits)
+
+
+def block_bytes(load: TrainingLoad) -> int:
+    """Return what one block keeps per token for its backward pass."""
+    shape, lora = load.shape, load.recipe.lora
+    d, kv, ff = shape.hidden, shape.kv_width, shape.intermediate
+    kept = 8 * d + 4 * d + 4 * kv + 6 * ff
+    if load.stage == "LoRA":
+        targets = [shape.linears[name][0] for name in lora.targets or [] if name in shape.linears]
+        kept += 3 * sum(targets) if lora.dropout else 2 * sum(set(targets))
+    elif load.stage == "Full":
+        kept += 4 * d + 2 * ff
+    return kept if load.half else 2 * kept
+
+
+def stored(parameters: int, dtype_bytes: int) -> Sketch:
+    """Return what storing a model needs."""
+    return Sketch(Estimate(disk_gib=_gib(parameters * dtype_bytes)))
+
+
+def serving(shape: Shape, compute: Compute, tokens: int) -> Sketch:
+    """Return what one replica needs: 16-bit weights, the keys and values of one conversation, and its last logits."""
+    if not compute.gpus_per_node:
+        return Sketch(Estimate())
+    cache = 4 * shape.layers * shape.kv_width * tokens
+    return Sketch(Estimate(gpu_memory_gib=_gib(ALLOCATOR * (2 * shape.parameters + cache + 6 * shape.vocabulary))))
+
+
+def flops_per_token(load: TrainingLoad) -> float:
+    """Return the model's operations per trained token: 4 a frozen and 6 a trained parameter, and causal attention."""
+    shape = load.shape
+    linear, head = shape.linear_parameters, shape.embedding_parameters
+    frozen_factor = 6 if load.stage == "Full" else 4
+    head_factor = 6 if load.stage == "Full" or "lm_head" in (load.recipe.lora.train_fully or []) else 4
+    attention = 6 * load.length * shape.hidden * shape.layers
+    return frozen_factor * linear + head_factor * head + 6 * load.lora_parameters + attention
+
+
+def _hours(load: TrainingLoad) -> float | None:
+    """Hours at UTILISATION of the peak, where the steps and, by a node selector, the GPU's product are known."""
+    product = load.compute.node_selector.get(PRODUCT_LABEL, "")
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in product), None)
+    gpus = load.compute.nodes * load.compute.gpus_per_node
+    if peak is None or load.recipe.max_steps is None or gpus == 0:
+        return None
+    tokens = load.recipe.max_steps * (load.recipe.batch.global_sequences or 1) * load.length
+    recompute = 4 / 3 if load.recipe.gradient_checkpointing else 1.0
+    return round(tokens * flops_per_token(load) * recompute / (gpus * peak * UTILISATION) / 3600, 1)
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 2 if size < GIB else 1)

@@ -1,0 +1,65 @@
+"""LoRAMerge: a model and the adapters that are merged into it, in order."""
+
+from collections.abc import Sequence
+
+from herdsman.api.job_config import LoRAMergeConfig
+from herdsman.api.v1alpha1.lora_merge import LoRAMerge
+from herdsman.api.v1alpha1.status import Estimate
+from herdsman.core import contract as artifacts
+from herdsman.core import estimate
+from herdsman.core.inputs import ADAPTER, MODEL, Inputs, Need
+from herdsman.core.jobs import Frame
+from herdsman.core.kinds.rules import RunKind
+from herdsman.core.known_shapes import DTYPE_BYTES, resource_shape
+from herdsman.core.plan_types import Problem
+from herdsman.core.site import Site
+from herdsman.core.world import Key, World
+
+MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
+MEBIBYTE = 1 << 20
+
+
+def needs(resource: LoRAMerge) -> Sequence[Need]:
+    """Return the model and the adapters, in order."""
+    adapters = enumerate(resource.spec.adapters)
+    return [
+        Need(MODEL_FIELD, resource.spec.model, MODEL),
+        *(Need(f"{ADAPTERS}[{place}]", reference, ADAPTER) for place, reference in adapters),
+    ]
+
+
+def contract(_resource: LoRAMerge, inputs: Inputs, world: World) -> Problem | None:
+    """Return why the adapters do not fit the model or each other, or None."""
+    return artifacts.chain(inputs.found[MODEL_FIELD], inputs.listed(ADAPTERS), world)
+
+
+def config(resource: LoRAMerge, frame: Frame, inputs: Inputs, site: Site) -> LoRAMergeConfig:
+    """Return the configuration of one attempt."""
+    spec = resource.spec
+    return LoRAMergeConfig(
+        **frame.members(),
+        model=inputs.found[MODEL_FIELD].to_input(site),
+        adapters=[found.to_input(site) for found in inputs.listed(ADAPTERS)],
+        format=spec.format,
+        dtype=spec.dtype,
+        max_shard_bytes=spec.max_shard_mebibytes * MEBIBYTE,
+    )
+
+
+def sketch(resource: LoRAMerge, world: World) -> estimate.Sketch:
+    """Return the disk the merged weights take, in the spec's type, the model's, or 16 bits."""
+    shape = resource_shape(resource, world)
+    if shape is None:
+        return estimate.Sketch(Estimate())
+    dtype = resource.spec.dtype or _base_dtype(resource, world) or "bfloat16"
+    return estimate.stored(shape.parameters, DTYPE_BYTES.get(dtype, 2))
+
+
+def _base_dtype(resource: LoRAMerge, world: World) -> str | None:
+    name = resource.spec.model.model_import
+    source = world.resources.get(Key("ModelImport", name)) if name is not None else None
+    artifact = source.status.artifact if source is not None and source.status is not None else None
+    return artifact.dtype if artifact is not None else None
+
+
+RULES = RunKind(needs=needs, estimate=sketch, contract=contract, config=config)

@@ -1,0 +1,75 @@
+"""ModelImport: from a directory on a volume, or freshly initialised."""
+
+from collections.abc import Sequence
+
+from herdsman.api.job_config import ModelImportConfig
+from herdsman.api.v1alpha1.model_import import ModelImport
+from herdsman.api.v1alpha1.status import Estimate, Reason
+from herdsman.core import estimate
+from herdsman.core.inputs import FILES, TOKENIZER, Inputs, Need
+from herdsman.core.jobs import Frame
+from herdsman.core.kinds.rules import RunKind
+from herdsman.core.known_shapes import DTYPE_BYTES, resource_shape
+from herdsman.core.plan_types import Problem
+from herdsman.core.site import Site
+from herdsman.core.world import World
+
+SOURCE = "spec.source"
+TOKENIZER_FIELD = "spec.source.initialise.tokenizer"
+
+
+def needs(resource: ModelImport) -> Sequence[Need]:
+    """Return the source on a volume, or the tokenizer of a new model."""
+    source = resource.spec.source
+    if source.initialise is not None:
+        return [Need(TOKENIZER_FIELD, source.initialise.tokenizer, TOKENIZER)]
+    return [Need(SOURCE, source, FILES)]
+
+
+def problem(resource: ModelImport) -> Problem | None:
+    """Return why a new model's sizes contradict each other, or None."""
+    given = resource.spec.source.initialise
+    if given is None:
+        return None
+    field = "spec.source.initialise"
+    heads, key_value = given.attention_heads, given.key_value_heads or given.attention_heads
+    if given.hidden_size % heads or given.hidden_size // heads % 2:
+        return Problem(
+            Reason.INVALID_SPEC,
+            f"{field}.hiddenSize: {given.hidden_size} is not an even multiple of attentionHeads ({heads}).",
+            hint=f"Set hiddenSize to a multiple of {2 * heads}.",
+            field=f"{field}.hiddenSize",
+        )
+    if heads % key_value:
+        return Problem(
+            Reason.INVALID_SPEC,
+            f"{field}.keyValueHeads: {key_value} does not divide attentionHeads ({heads}).",
+            hint="Set keyValueHeads to a divisor of attentionHeads, or leave it out.",
+            field=f"{field}.keyValueHeads",
+        )
+    return None
+
+
+def config(resource: ModelImport, frame: Frame, inputs: Inputs, site: Site) -> ModelImportConfig:
+    """Return the configuration of one attempt."""
+    spec, found = resource.spec, inputs.found
+    return ModelImportConfig(
+        **frame.members(),
+        source=found[SOURCE].to_input(site) if SOURCE in found else None,
+        initialise=spec.source.initialise,
+        tokenizer=found[TOKENIZER_FIELD].to_input(site) if TOKENIZER_FIELD in found else None,
+        sha256=dict(spec.sha256),
+        dtype=spec.dtype,
+    )
+
+
+def sketch(resource: ModelImport, world: World) -> estimate.Sketch:
+    """Return the disk a copy of the weights takes; 16 bits a parameter unless the spec says otherwise."""
+    shape = resource_shape(resource, world)
+    if shape is None:
+        return estimate.Sketch(Estimate())
+    unset = "float32" if resource.spec.source.initialise is not None else "bfloat16"
+    return estimate.stored(shape.parameters, DTYPE_BYTES[resource.spec.dtype or unset])
+
+
+RULES = RunKind(needs=needs, estimate=sketch, problem=problem, config=config)

@@ -1,0 +1,69 @@
+"""ModelServer: a model, or a model with adapters applied in memory."""
+
+from collections.abc import Sequence
+
+from herdsman.api.job_config import Owner, ServerConfig
+from herdsman.api.v1alpha1.model_server import ModelServer
+from herdsman.api.v1alpha1.recipes import Template
+from herdsman.api.v1alpha1.status import Estimate
+from herdsman.core import contract as artifacts
+from herdsman.core import estimate
+from herdsman.core.inputs import ADAPTER, MODEL, Inputs, Need
+from herdsman.core.kinds.rules import KindRules
+from herdsman.core.known_shapes import model_shape
+from herdsman.core.plan_types import Problem
+from herdsman.core.site import Site
+from herdsman.core.world import World
+
+MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
+TEMPLATES: tuple[Template, ...] = ("alpaca", "llama-2", "llama-3", "chatml")
+
+
+def needs(resource: ModelServer) -> Sequence[Need]:
+    """Return the model and the adapters, in order."""
+    adapters = enumerate(resource.spec.adapters)
+    return [
+        Need(MODEL_FIELD, resource.spec.model, MODEL),
+        *(Need(f"{ADAPTERS}[{place}]", reference, ADAPTER) for place, reference in adapters),
+    ]
+
+
+def contract(_resource: ModelServer, inputs: Inputs, world: World) -> Problem | None:
+    """Return why the adapters do not fit the model or each other, or None."""
+    return artifacts.chain(inputs.found[MODEL_FIELD], inputs.listed(ADAPTERS), world)
+
+
+def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
+    """Return the configuration of the replicas; the template is that of the last tuned part unless the spec sets it."""
+    spec, meta = resource.spec, resource.metadata
+    return ServerConfig(
+        owner=Owner(kind=resource.kind, name=meta.name, namespace=meta.namespace, uid=meta.uid),
+        model=inputs.found[MODEL_FIELD].to_input(site),
+        adapters=[found.to_input(site) for found in inputs.listed(ADAPTERS)],
+        engine=spec.engine,
+        template=spec.template or _tuned_template(inputs),
+        model_name=spec.model_name or meta.name,
+        host=site.server_host,
+        port=spec.port,
+        device="cuda" if spec.compute.gpus_per_node else "cpu",
+        limits=spec.limits,
+    )
+
+
+def sketch(resource: ModelServer, world: World) -> estimate.Sketch:
+    """Return the memory of one replica's GPU."""
+    shape = model_shape(resource.spec.model, resource, world)
+    if shape is None:
+        return estimate.Sketch(Estimate())
+    return estimate.serving(shape, resource.spec.compute, resource.spec.limits.max_tokens)
+
+
+def _tuned_template(inputs: Inputs) -> Template | None:
+    for found in [*reversed(inputs.listed(ADAPTERS)), inputs.found[MODEL_FIELD]]:
+        tuned = found.artifact.prompt_template if found.artifact is not None else None
+        if tuned in TEMPLATES:
+            return next(template for template in TEMPLATES if template == tuned)
+    return None
+
+
+RULES = KindRules(needs=needs, estimate=sketch, contract=contract)
