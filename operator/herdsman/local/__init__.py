@@ -1,0 +1,1 @@
+"""SHELL B, this machine: the same objects as processes and directories."""

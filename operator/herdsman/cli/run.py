@@ -1,0 +1,124 @@
+"""`herdsman run`: apply, follow, and tell."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from herdsman.api.v1alpha1.status import Status
+from herdsman.cli.json_view import JsonView, state
+from herdsman.cli.live_view import LiveView
+from herdsman.cli.names import title
+from herdsman.cli.plain_view import PlainView
+from herdsman.cli.refusals import INTERRUPTED, REFUSED, USAGE, Refused
+from herdsman.cli.summary import print_summary
+from herdsman.cli.view import View
+from herdsman.core.world import Key
+from herdsman.local.cluster import LocalCluster
+from herdsman.local.follow import Ending, Follower, as_asked, with_inputs
+from herdsman.local.home import DEFAULT_HOME, Home, local_site
+from herdsman.local.lock import HomeLock
+from herdsman.local.machine import this_machine
+from herdsman.local.manifests import Manifests, load_manifests
+from herdsman.local.volumes import parse_volumes
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_command(
+    paths: Sequence[Path], volumes: Sequence[str], home_option: str | None, cores: int | None, *, as_json: bool
+) -> int:
+    """Apply the manifests, follow them to their end, and return the exit code."""
+    mapped = parse_volumes(volumes)
+    manifests = checked_manifests(paths) if paths else Manifests()
+    home = Home.at(home_option)
+    if not paths and not home.exists:
+        raise Refused(f"nothing was applied in {home.root} yet; give the manifests: herdsman run PATH", USAGE)
+    home.create()
+    with HomeLock(home.lock_file):
+        cluster = LocalCluster(home, this_machine(cores))
+        cluster.volumes.remember(mapped)
+        keys = _apply(cluster, manifests)
+        for request in home.stops.glob("*"):
+            request.unlink()
+        return asyncio.run(_follow(cluster, with_inputs(keys, cluster), home_option, as_json=as_json))
+
+
+def checked_manifests(paths: Sequence[Path]) -> Manifests:
+    """Return the manifests, with notes printed to stderr; raises Refused with everything that is wrong."""
+    manifests = load_manifests(paths)
+    for note in manifests.notes:
+        sys.stderr.write(f"{note}\n")
+    if manifests.problems:
+        listed = "\n".join(str(problem) for problem in manifests.problems)
+        count = len(manifests.problems)
+        raise Refused(
+            f"{count} problem{'' if count == 1 else 's'} in the manifests; nothing was applied\n{listed}", USAGE
+        )
+    return manifests
+
+
+def _apply(cluster: LocalCluster, manifests: Manifests) -> list[Key]:
+    """Store the manifests, all or none, and return what is to be followed; raises Refused."""
+    applications = cluster.store.compare(manifests.resources.values(), cluster.now())
+    refusals = [
+        f"{manifests.sources[each.key]}: {title(each.key)}: {each.refusal}"
+        for each in applications
+        if each.action == "refused"
+    ]
+    if refusals:
+        raise Refused("nothing was applied\n" + "\n".join(refusals), REFUSED)
+    for claim in manifests.claims:
+        cluster.volumes.make(claim)
+    cluster.store.commit(applications)
+    return [each.key for each in applications] or cluster.store.all()
+
+
+async def _follow(cluster: LocalCluster, keys: list[Key], home_option: str | None, *, as_json: bool) -> int:
+    console = Console(highlight=False)
+    known = {key: status for key in keys if (status := cluster.store.status(key)) is not None}
+    view = _view(console, keys, known, as_json=as_json)
+    follower = Follower(cluster, local_site(cluster.home), keys, view)
+    loop = asyncio.get_running_loop()
+    for number in _STOPPING:
+        loop.add_signal_handler(number, _on_signal, follower, view)
+    with view:
+        ending = await follower.run()
+    code = _exit_code(ending)
+    if isinstance(view, JsonView):
+        resources = [state(key, status) for key, status in ending.statuses.items()]
+        view.emit({"summary": {"exitCode": code, "interrupted": ending.interrupted, "resources": resources}})
+        return code
+    home = f" --home {home_option}" if home_option and home_option != DEFAULT_HOME else ""
+    if known == ending.statuses and all(as_asked(status) for status in known.values()):
+        console.print(f"Nothing to do: {_all(len(keys))} as asked.")
+    console.print()
+    print_summary(console, ending, cluster.resources(), home)
+    if ending.interrupted:
+        console.print("\nSaved. Run the same command again to go on.")
+    return code
+
+
+def _view(console: Console, keys: list[Key], known: dict[Key, Status], *, as_json: bool) -> View:
+    if as_json:
+        return JsonView(console)
+    return LiveView(console, keys, known) if console.is_terminal else PlainView(console, keys, known)
+
+
+def _on_signal(follower: Follower, view: View) -> None:
+    follower.stop()
+    again = follower.stops > 1
+    view.said("Killing everything" if again else "Stopping: runs save what they have. Ctrl-C once more kills them")
+
+
+def _exit_code(ending: Ending) -> int:
+    if ending.interrupted:
+        return INTERRUPTED
+    return 0 if ending.succeeded else REFUSED
+
+
+def _all(count: int) -> str:
+    return "the one resource is" if count == 1 else f"all {count} resources are"

@@ -1,0 +1,205 @@
+"""This machine as a cluster: the port of reconcile.py over a home directory."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from herdsman.api.v1alpha1.model_server import ModelServer
+from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.api.v1alpha1.status import Status
+from herdsman.cluster import Invalid
+from herdsman.core.plan_types import Manifest
+from herdsman.core.references import key_of
+from herdsman.core.volumes import claims, writes
+from herdsman.core.world import JobFacts, Key, World, WritePath
+from herdsman.local.home import Home
+from herdsman.local.job_record import JobRecord
+from herdsman.local.jobs import Jobs, Waiting
+from herdsman.local.json_files import write_text
+from herdsman.local.machine import Machine
+from herdsman.local.processes import Processes
+from herdsman.local.scheduler import choose, shortage
+from herdsman.local.servers import Servers
+from herdsman.local.store import Store
+from herdsman.local.volumes import Volumes
+
+
+class LocalCluster:
+    """Resources, Jobs, servers and volumes of one home. Observing writes nothing; applying starts nothing by itself.
+
+    What was applied is started, stopped and cleaned up by `settle`, so that all Jobs that may run are known before the
+    cores are shared out.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        machine: Machine,
+        mapped: Mapping[str, Path] | None = None,
+        assumed: Collection[str] | None = None,
+    ) -> None:
+        processes = Processes()
+        self.home = home
+        self.machine = machine
+        self.store = Store(home)
+        self.jobs = Jobs(home, processes)
+        self.servers = Servers(home, processes, machine)
+        self.volumes = Volumes(home, mapped, assumed)
+        self._draining = False
+
+    def now(self) -> datetime:
+        """Return the present time, in UTC."""
+        return datetime.now(UTC)
+
+    async def read(self, key: Key) -> AnyResource | Invalid | None:
+        """Return the resource, why it is invalid, or None when it is gone."""
+        return self.store.read(key)
+
+    async def observe(self, resource: AnyResource) -> World:
+        """Return one snapshot of the resource's processes and of everything in the home."""
+        me = key_of(resource)
+        resources = self.resources()
+        records = self.jobs.of(resource.metadata.uid)
+        server = self.servers.of(resource.metadata.uid) if isinstance(resource, ModelServer) else None
+        return World(
+            now=self.now(),
+            jobs={record.name: self._job_facts(record, records[-1]) for record in records},
+            server=await self.servers.facts(server) if server else None,
+            resources={key: other for key, other in resources.items() if key != me},
+            volumes=self.volumes.facts(claims(resource, resources)),
+            writers=_elder_writers(resource, resources),
+            foreign=frozenset(Key("Job", job.name) for job in self.jobs.records() if job.uid != resource.metadata.uid),
+        )
+
+    async def apply(self, resource: AnyResource, children: Sequence[Manifest]) -> None:
+        """Record the children; nothing new is recorded once `drain` was called."""
+        if self._draining:
+            return
+        for child in children:
+            name = child["metadata"]["name"]
+            match child["kind"]:
+                case "PersistentVolumeClaim":
+                    self.volumes.make(name)
+                case "ConfigMap":
+                    self._apply_config(child)
+                case "Job":
+                    self.jobs.apply(child, resource)
+                case "Deployment":
+                    self.servers.apply(child, resource)
+                case _:
+                    pass  # a Service is the port itself, and a headless one the loopback address
+
+    async def report(self, key: Key, status: Status) -> None:
+        """Write the status if it differs from the stored one."""
+        self.store.write_status(key, status, self.now())
+
+    def resources(self) -> dict[Key, AnyResource]:
+        """Return all resources of the home that can be read."""
+        found = ((key, self.store.read(key)) for key in self.store.all())
+        return {key: resource for key, resource in found if resource is not None and not isinstance(resource, Invalid)}
+
+    def settle(self, followed: Collection[Key]) -> None:
+        """Stop what should stop, and of the resources that are followed start what may start."""
+        records = self.jobs.records()
+        for record in records:
+            self.jobs.settle(record)
+        if self._draining:
+            return
+        waiting = [record for record in records if record.owner in followed and self.jobs.waits(record)]
+        running = [record for record in records if self.jobs.running(record)]
+        taken = frozenset(gpu for record in running if (grant := self.jobs.granted(record)) for gpu in grant.gpus)
+        by_name = {record.name: record for record in waiting}
+        grants = choose([r.request for r in waiting], [r.request for r in running], taken, self.machine)
+        for grant in grants:
+            record = by_name[grant.job]
+            for claim in record.template.writes:
+                self.volumes.make(claim)
+            self.jobs.start(record, grant)
+        for server in self.servers.records():
+            if server.owner in followed:
+                self.servers.settle(server)
+
+    def stop(self, key: Key) -> None:
+        """Ask everything of one resource to end."""
+        for job in self.running_jobs():
+            if job.owner == key:
+                self.jobs.terminate(job)
+        for server in self.servers.records():
+            if server.owner == key:
+                self.servers.terminate(server)
+
+    def forget(self, key: Key) -> None:
+        """Remove the resource and everything made for it but its volumes; its processes must have ended."""
+        for job in self.jobs.records():
+            if job.owner == key:
+                self.jobs.delete(job)
+        for server in self.servers.records():
+            if server.owner == key:
+                self.servers.delete(server)
+        self.store.delete(key)
+
+    def fingerprints(self) -> dict[Key, object]:
+        """Return what changes for each resource whenever something happens to its processes."""
+        found: dict[Key, object] = {}
+        for job in self.jobs.records():
+            found[job.owner] = (found.get(job.owner), self.jobs.fingerprint(job))
+        for server in self.servers.records():
+            found[server.owner] = self.servers.state(server)
+        return found
+
+    def active(self, key: Key) -> bool:
+        """Whether something of the resource works, or can still start, on this machine."""
+        jobs = [record for record in self.jobs.records() if record.owner == key]
+        if any(self.jobs.running(job) or (self.jobs.waits(job) and self.hindrance(job) is None) for job in jobs):
+            return True
+        servers = [record for record in self.servers.records() if record.owner == key and record.replicas]
+        return any(not self.servers.gave_up(server) for server in servers)
+
+    def hindrance(self, record: JobRecord) -> str | None:
+        """Return why a Job can never start on this machine, or None."""
+        return shortage(record.request, self.machine)
+
+    def running_jobs(self) -> list[JobRecord]:
+        """Return the Jobs with living processes."""
+        return [record for record in self.jobs.records() if self.jobs.running(record)]
+
+    def drain(self) -> None:
+        """Ask all runs to save and end, and start nothing more; servers go on."""
+        self._draining = True
+        for record in self.running_jobs():
+            self.jobs.terminate(record)
+
+    def kill(self) -> None:
+        """Kill all runs at once."""
+        self._draining = True
+        for record in self.running_jobs():
+            self.jobs.kill(record)
+
+    def _job_facts(self, record: JobRecord, newest: JobRecord) -> JobFacts:
+        waiting = None
+        if self.jobs.waits(record):
+            hindrance = self.hindrance(record)
+            count = record.request.cores
+            queued = f"waits for {count:g} core{'' if count == 1 else 's'}"
+            waiting = Waiting("Unschedulable", hindrance) if hindrance else Waiting("Queued", queued)
+        return self.jobs.facts(record, waiting, newest=record.name == newest.name)
+
+    def _apply_config(self, child: Manifest) -> None:
+        """Write the one file of a ConfigMap; an immutable one is written once."""
+        path = self.home.configs / f"{child['metadata']['name']}.json"
+        if child.get("immutable") and path.exists():
+            return
+        (text,) = child["data"].values()
+        write_text(path, text)
+
+
+def _elder_writers(resource: AnyResource, resources: Mapping[Key, AnyResource]) -> dict[WritePath, Key]:
+    """Return what resources created before this one write."""
+    me = _age(resource)
+    elders = ((key, other) for key, other in resources.items() if _age(other) < me)
+    return {path: key for key, other in elders if (path := writes(other)) is not None}
+
+
+def _age(resource: AnyResource) -> tuple[str, str, str]:
+    created = resource.metadata.creation_timestamp
+    return created.isoformat() if created else "", *key_of(resource)
