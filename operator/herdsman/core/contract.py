@@ -20,7 +20,7 @@ def training(
 
     `trains_rows` says whether the embeddings are trained, so that a larger tokenizer's new rows are kept.
     """
-    if adapter is not None and (problem := chain(model, [adapter], world)) is not None:
+    if adapter is not None and (problem := _continued(model, adapter, world)) is not None:
         return problem
     carrier = adapter if adapter is not None and adapter.artifact and adapter.artifact.vocab_size else model
     if tokenizer is None or tokenizer.artifact is None or carrier.artifact is None:
@@ -57,6 +57,18 @@ def chain(model: Found, adapters: Sequence[Found], world: World) -> Problem | No
         if problem is not None:
             return problem
     return _rows(model, adapters)
+
+
+def _continued(model: Found, adapter: Found, world: World) -> Problem | None:
+    if adapter.artifact is not None and adapter.artifact.parents:
+        return _mismatch(
+            f"{adapter.label} was trained with {len(adapter.artifact.parents)} other adapter(s) beneath it, "
+            "and a training goes on from one adapter directly on its model.",
+            f"Merge what lies beneath it and {adapter.label} into the model with a LoRAMerge, name that as the model, "
+            "and leave the adapter out.",
+            adapter.field,
+        )
+    return chain(model, [adapter], world)
 
 
 def _base(model: Found, adapter: Found, world: World) -> Problem | None:

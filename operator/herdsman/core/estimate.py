@@ -1,12 +1,12 @@
-"""Estimates of GPU memory, disk and time, from shapes; docs/decisions/0005 compares them with measurements.
+"""Estimates of GPU memory, disk and time, from shapes.
 
 GPU memory of a training, per GPU, in bytes:
 
     frozen weights       2 a parameter (4 in float32)                    / world with ZeRO-3
-    trained weights      4 + a 16-bit copy of 2                          / world with ZeRO-3
+    trained weights      4, and a 16-bit copy of 2                       / world with ZeRO-3
     their gradients      4                                               / world from ZeRO-2
     Adam's two moments   8, none with offload                            / world from ZeRO-1
-    activations          tokens x layers x bytes of a block (below); with gradient checkpointing its input and one block
+    activations          tokens x layers x bytes of a block; with gradient checkpointing a block's input, and one block
     logits               tokens x vocabulary x 14: 16-bit, float32, log-softmax, gradient
     allocator            5 % on top
 
@@ -14,6 +14,9 @@ What a block keeps for its backward pass, per token, in 16 bits with width d, ke
 norms in float32 (8 d), queries and the attention's result (4 d), keys and values (4 kv), gate, its activation and up
 (6 ff). Each LoRA target with dropout keeps its dropped-out input and the mask (3 a number); without dropout the input
 once (2). Full training keeps the inputs of the linear layers (4 d + 2 ff).
+
+Measured on an H200, 7B, vocabulary 49,953, LoRA r=8 on seven projections with embeddings and head, blocks of 512:
+fp16, micro-batch 1, gradient checkpointing 22.4 GB (the formula: 22.4); bf16, micro-batch 8 without it 53 GB (57.5).
 """
 
 from dataclasses import dataclass

@@ -151,7 +151,7 @@ def _job_spec(
         reads=options.reads,
         grace_seconds=grace_seconds(options.checkpoint_bytes),
     )
-    pod = pods.pod_spec(container, compute, site, extra={})
+    pod = pods.pod_spec(container, compute, labels, site, extra={})
     pod["restartPolicy"] = "Never"
     if compute.nodes > 1:
         pod["subdomain"] = name

@@ -36,7 +36,9 @@ def plan(resource: AnyResource, world: World, site: Site) -> Plan:
         return _serve(resource, world, site, base)
     run = judge(resource, world)
     ended = (ConditionType.COMPLETE, ConditionType.FAILED)
-    if run.state is RunState.SUCCEEDED or any(conditions.holds(resource.status, kind) for kind in ended):
+    if any(conditions.holds(resource.status, kind) for kind in ended):
+        return _remembered(resource, run, world, base)
+    if run.state is RunState.SUCCEEDED:
         return replace(base, attempt=run.number)
     return _run(resource, run, world, site, base, sketch.checkpoint_bytes)
 
@@ -88,6 +90,17 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
     left = seconds_left(resource, run, world.now)
     return replace(base, children=tuple(children), attempt=run.number, requeue_after=None if left is None else left + 1)
+
+
+def _remembered(resource: AnyResource, run: Run, world: World, base: Plan) -> Plan:
+    """Return the plan of a run whose end is recorded: nothing but to forget its Jobs in time."""
+    assert not isinstance(resource, ModelServer)
+    base = replace(base, attempt=run.attempts[-1].number if run.attempts else None)
+    wait, end = resource.spec.ttl_seconds_after_finished, run.attempts[-1].ended if run.attempts else None
+    if wait is None or end is None or not world.jobs:
+        return base
+    left = wait - (world.now - end).total_seconds()
+    return replace(base, requeue_after=left) if left > 0 else replace(base, expired=tuple(sorted(world.jobs)))
 
 
 def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:

@@ -40,5 +40,7 @@ class Plan:
     """What the run will need."""
     not_before: datetime | None = None
     """When the next attempt may start, after a fault."""
+    expired: tuple[str, ...] = ()
+    """Names of Jobs of a finished run that ttlSecondsAfterFinished has run out for: to be deleted with their pods."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

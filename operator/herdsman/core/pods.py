@@ -67,8 +67,10 @@ def command(container: ContainerSpec, site: Site) -> list[str]:
     return [escaped(argument) for argument in argv]
 
 
-def pod_spec(container: ContainerSpec, compute: Compute, site: Site, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pod's spec; `extra` members are added to the container, such as probes."""
+def pod_spec(
+    container: ContainerSpec, compute: Compute, labels: Mapping[str, str], site: Site, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the spec of the pods with these labels; `extra` members are added to the container, such as probes."""
     volumes, mounts = _volumes(container, compute, site)
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
@@ -103,11 +105,23 @@ def pod_spec(container: ContainerSpec, compute: Compute, site: Site, extra: Mapp
         "tolerations": _tolerations(compute),
         "volumes": volumes,
     }
+    if compute.nodes > 1:
+        spec["topologySpreadConstraints"] = [_one_a_node(labels)]
     if compute.node_selector:
         spec["nodeSelector"] = dict(sorted(compute.node_selector.items()))
     if compute.priority_class_name is not None:
         spec["priorityClassName"] = compute.priority_class_name
     return spec
+
+
+def _one_a_node(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Pods that train together go to different nodes where there are enough of them."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(labels)},
+    }
 
 
 def _resources(compute: Compute) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from herdsman.core.plan_types import Plan
 from herdsman.core.run_status import Run, RunState, judge
 from herdsman.core.world import World
 
+MAX_REPORT = 40
+"""status.report holds at most so many figures."""
 ARTIFACT_DIRECTORY = "artifact"
 """Where a run leaves its result, in the directory it owns."""
 
@@ -44,7 +46,7 @@ def run_status(resource: AnyResource, plan: Plan, world: World) -> Status:
         failure=_failure(plan, run, idle),
         estimate=known(plan.estimate),
         artifact=_placed(run.artifact, resource) if done else None,
-        report=list(run.job.report if run.job is not None else ()) or previous.report,
+        report=list(run.job.report if run.job is not None else ())[:MAX_REPORT] or previous.report,
     )
 
 

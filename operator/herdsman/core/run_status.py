@@ -141,11 +141,13 @@ def _final(
 
 
 def _starved_again(attempts: Sequence[Attempt], world: World) -> bool:
-    """Whether the last two attempts were both killed for want of memory at the same step."""
+    """Whether the last two attempts were both killed for want of memory on the way from the same checkpoint.
+
+    The order of the data is fixed, so they came to the same step, unless their Jobs are known to have ended apart.
+    """
     if len(attempts) < 2 or any(attempt.reason != Reason.OUT_OF_MEMORY for attempt in attempts[-2:]):
         return False
-    reached = {job.attempt: job.progress.step for job in world.jobs.values() if job.progress is not None}
     before, last = attempts[-2:]
-    if before.number in reached and last.number in reached:
-        return reached[before.number] == reached[last.number]
-    return before.resumed_from_step == last.resumed_from_step
+    reached = {job.attempt: job.progress.step for job in world.jobs.values() if job.progress is not None}
+    apart = reached.get(before.number) != reached.get(last.number) if last.number in reached else False
+    return before.resumed_from_step == last.resumed_from_step and not (apart and before.number in reached)

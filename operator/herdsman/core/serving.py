@@ -55,7 +55,7 @@ def _deployment(
         reads=reads,
         grace_seconds=GRACE_SECONDS,
     )
-    pod = pods.pod_spec(container, spec.compute, site, extra=_probes())
+    pod = pods.pod_spec(container, spec.compute, metadata["labels"], site, extra=_probes())
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -83,10 +83,9 @@ _LADDER = sorted((shape for name, shape in PUBLISHED.items() if name.startswith(
 
 
 def approximate(parameters: int, rows: int | None) -> Shape:
-    """Return a Llama of about so many parameters: the published shape nearest below, its width scaled to fit."""
-    nearest = min(_LADDER, key=lambda shape: abs(shape.linear_parameters - parameters))
-    if rows is None:
-        rows = nearest.vocabulary
+    """Return a Llama of about so many parameters: the published shape nearest to it, its width scaled to fit."""
+    nearest = min(_LADDER, key=lambda shape: abs(shape.with_vocabulary(rows).parameters - parameters))
+    rows = rows or nearest.vocabulary
     low, high = 1, 65536
     while high - low > 1:
         middle = (low + high) // 2

@@ -79,7 +79,8 @@ def _kept(before: Status, kind: ConditionType) -> Finding:
     condition = find(before, kind)
     if condition is None:
         return Finding("Unknown", Reason.PENDING, "Looked at once the spec is valid.")
-    return Finding(condition.status, Reason(condition.reason), condition.message)
+    reason = Reason(condition.reason) if condition.reason in set(Reason) else Reason.PENDING
+    return Finding(condition.status, reason, condition.message)
 
 
 def _seen(status: Status, generation: int) -> Status:
