@@ -6,9 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from herdsman.api.v1alpha1.registry import KINDS
+from herdsman.cli.app import app
 from herdsman.generate.__main__ import differences
 
 PROJECT = Path(__file__).parents[2]
@@ -93,6 +95,15 @@ def test_every_make_command_of_a_page_exists(page):
     asked = set(re.findall(r"\bmake ([a-z0-9-]+)", code))
     assert asked - targets == set()
     assert asked != set()
+
+
+def test_every_herdsman_command_of_the_readme_exists():
+    commands = set(typer.main.get_group(app).commands)
+    written = (PROJECT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", written, flags=re.DOTALL))
+    asked = set(re.findall(r"\bherdsman +([a-z]+)\b", code))
+    assert asked - commands == set()
+    assert "run" in asked
 
 
 def test_every_decision_is_listed_and_has_its_own_number():

@@ -53,7 +53,7 @@ class Schedule(ApiModel):
 class DeepSpeed(ApiModel):
     """Sharding of the optimizer's state, the gradients and the weights over the processes."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: int = Field(default=2, ge=0, le=3)
     """0 trains without DeepSpeed; 1 shards the optimizer's state, 2 also gradients, 3 also weights."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What is kept in the host's memory."""
