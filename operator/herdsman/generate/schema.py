@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, NoDefault
 
+from herdsman.api.v1alpha1.schema import MUTABLE as MARK_OF_MUTABLE
+
 Schema = dict[str, Any]
 
-MUTABLE = "x-herdsman-mutable"
+(MUTABLE,) = MARK_OF_MUTABLE
 """The mark of a spec field that may change; it does not appear in the CRD."""
 RULES = "x-kubernetes-validations"
 INT32_MAX = 2**31 - 1
