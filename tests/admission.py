@@ -18,7 +18,7 @@ import yaml
 
 from herdsman.api.meta import API_VERSION
 from herdsman.api.v1alpha1.registry import KINDS
-from herdsman.api.v1alpha1.schema import immutable_changes
+from herdsman.local.changes import spec_changes
 
 PROJECT = Path(__file__).parents[1]
 CASES = Path(__file__).parent / "api" / "cases"
@@ -84,7 +84,8 @@ def judged_by_models(case: Case) -> list[str]:
         return sorted({_path(error["loc"]) for error in wrong.errors()})
     if case.old is None:
         return []
-    return sorted(f"spec.{name}" for name in immutable_changes(model.parse(json.dumps(case.old)).spec, new.spec))
+    changes = spec_changes(model.parse(json.dumps(case.old)), new)
+    return sorted({".".join(re.split(r"[.\[]", change.field)[:2]) for change in changes if not change.mutable})
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -15,15 +15,6 @@ def cel(*rules: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
 
 
-def immutable_changes(old: ApiModel, new: ApiModel) -> tuple[str, ...]:
-    """Return the camelCase names of the fields of a spec that differ and may not: what the CRD's rules refuse."""
-    return tuple(
-        field.alias or name
-        for name, field in type(new).model_fields.items()
-        if field.json_schema_extra != MUTABLE and getattr(old, name) != getattr(new, name)
-    )
-
-
 class OneOf(ApiModel):
     """An object of which exactly one member is set; the CRD says the same in CEL."""
 
