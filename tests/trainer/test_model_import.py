@@ -329,7 +329,7 @@ def test_an_initialised_model_may_be_tied_and_of_another_type(tmp_path):
 
 
 def test_heads_of_odd_width_are_refused_with_the_field(tmp_path):
-    with pytest.raises(BadInput, match="initialise.hiddenSize 36 does not give 12 heads of even width") as caught:
+    with pytest.raises(BadInput, match=r"initialise\.hiddenSize 36 does not give 12 heads of even width") as caught:
         initialise(tmp_path, tiny_sentencepiece(tmp_path / "tokenizer"), hidden_size=36, attention_heads=12)
     assert "multiple of 24" in caught.value.hint
 

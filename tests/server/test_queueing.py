@@ -1,0 +1,115 @@
+"""One answer at a time: the others wait, too many are sent away, and nobody computes for clients that left."""
+
+import threading
+
+import httpx
+import openai
+import pytest
+
+from waiting import wait_until
+
+BODY = {"model": "demo", "messages": [{"role": "user", "content": "x"}]}
+
+
+def in_background(call):
+    """Run a call in a thread; returns a function that gives its result."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
+    thread.start()
+
+    def result():
+        thread.join(timeout=20)
+        assert results, "the call did not end"
+        return results[0]
+
+    return result
+
+
+def waiting(client):
+    return len(client.state.queue._waiting)
+
+
+def test_requests_beyond_the_queue_are_told_when_to_come_back(serve):
+    client = serve("a b c", queue_length=2)
+    client.engine.hold_at = 0
+    answers = [in_background(client.chat)]
+    wait_until(lambda: client.engine.calls, "the first is computed")
+    answers += [in_background(client.chat) for _ in range(2)]
+    wait_until(lambda: waiting(client) == 2, "two wait")
+    with pytest.raises(openai.RateLimitError, match="2 requests are waiting already") as caught:
+        client.chat()
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert "herdsman_server_waiting_requests 2.0" in client.http.get("/metrics").text
+    client.engine.go_on.set()
+    assert [answer().choices[0].message.content for answer in answers] == ["a b c"] * 3
+    assert client.chat().choices[0].message.content == "a b c"
+
+
+def test_answers_to_requests_at_once_are_not_mixed_up(serve, tokenizer):
+    class Echo:
+        context_length = 200
+
+        def generate(self, prompt, sampling, stop_ids, on_token):
+            for token in [*prompt[1:], tokenizer.eos_id]:
+                if not on_token(token):
+                    return
+
+    client = serve(engine=Echo())
+    texts = [f"number {number}" for number in range(12)]
+    answers = [in_background(lambda text=text: client.complete(text)) for text in texts]
+    assert [answer().choices[0].text for answer in answers] == texts
+
+
+def test_a_client_that_leaves_a_stream_ends_its_generation(serve):
+    client = serve("one two three four five six seven eight nine ten")
+    client.engine.hold_at = 5
+    with (
+        httpx.Client(base_url=client.url) as other,
+        other.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}) as response,
+    ):
+        assert next(response.iter_lines()).startswith("data: ")
+    generation_over(client)
+    assert client.engine.said == 6
+
+
+def generation_over(client):
+    """Let the engine go on once the server noticed, and wait until the worker is free."""
+    count = 'herdsman_server_request_seconds_count{endpoint="/v1/chat/completions"} 1.0'
+    wait_until(lambda: count in client.http.get("/metrics").text, "the server noticed that the client left")
+    client.engine.go_on.set()
+    wait_until(lambda: not client.state.queue._busy, "the worker is free")
+
+
+def test_a_client_that_leaves_without_a_stream_ends_its_generation(serve):
+    client = serve("one two three four five six seven eight nine ten")
+    client.engine.hold_at = 0
+    with httpx.Client(base_url=client.url, timeout=0.3) as other, pytest.raises(httpx.ReadTimeout):
+        other.post("/v1/chat/completions", json=BODY)
+    generation_over(client)
+    assert client.engine.said == 1
+    assert 'status="499"' in client.http.get("/metrics").text
+
+
+def test_a_client_that_leaves_the_queue_is_never_computed_for(serve):
+    client = serve("a b", queue_length=1)
+    client.engine.hold_at = 0
+    first = in_background(client.chat)
+    wait_until(lambda: client.engine.calls, "the first is computed")
+    with httpx.Client(base_url=client.url, timeout=0.3) as other, pytest.raises(httpx.ReadTimeout):
+        other.post("/v1/chat/completions", json=BODY)
+    wait_until(lambda: waiting(client) == 0, "the second has left the queue")
+    client.engine.go_on.set()
+    assert first().choices[0].message.content == "a b"
+    assert client.chat().choices[0].message.content == "a b"
+    assert len(client.engine.calls) == 2
+
+
+def test_what_is_queued_when_the_server_closes_is_finished(serve):
+    client = serve("a b c")
+    client.engine.hold_at = 0
+    answers = [in_background(client.chat) for _ in range(2)]
+    wait_until(lambda: waiting(client) == 1, "one is computed and one waits")
+    closing = in_background(lambda: client.state.close() or "closed")
+    client.engine.go_on.set()
+    assert [answer().choices[0].message.content for answer in answers] == ["a b c"] * 2
+    assert closing() == "closed"

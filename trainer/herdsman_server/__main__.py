@@ -1,0 +1,180 @@
+"""`python -m herdsman_server --config FILE`: opens the port, loads the model, serves until SIGTERM.
+
+The exit codes and the termination message are those of the trainer: 42 for bad input, 75 for what may pass.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from herdsman.api.exit_codes import ExitCode, TerminationMessage
+from herdsman.api.job_config import ServerConfig
+from herdsman_server.app import ServerState, create_app
+from herdsman_server.engine import ServedModel
+from herdsman_server.loading import load_served_model
+from herdsman_trainer.errors import BadInput, StepError, Temporary
+
+log = logging.getLogger("herdsman_server")
+
+CRASHED = 1
+KEY_VARIABLE, KEY_FILE_VARIABLE = "HERDSMAN_API_KEY", "HERDSMAN_API_KEY_FILE"
+GRACEFUL_SECONDS = 25
+"""Streams may finish for this long after SIGTERM; Kubernetes kills after 30 s."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the model of the configuration file and return the exit code; never raises."""
+    parser = argparse.ArgumentParser(prog="python -m herdsman_server", description="Serve a model with the OpenAI API.")
+    parser.add_argument("--config", type=Path, required=True, help="the server's configuration, a JSON file")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(serve(read_config(arguments.config), api_keys(os.environ)))
+    except StepError as error:
+        sys.stderr.write(f"{error}\n")
+        _say(error.termination_message())
+        return int(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - every end gets an exit code and a message
+        sys.stderr.write(traceback.format_exc())
+        message = f"{type(error).__name__}: {error}"
+        _say(TerminationMessage(reason="Crashed", message=message, hint="The log has the traceback."))
+        return CRASHED
+    return int(ExitCode.DONE)
+
+
+def read_config(path: Path) -> ServerConfig:
+    """Read the configuration; BadInput names the first wrong field."""
+    try:
+        return ServerConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"The configuration cannot be read: {error.strerror}.", file=str(path)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        hint = "Operator and server image must be of the same version."
+        raise BadInput(f"{where}: {first['msg']}.", file=str(path), hint=hint) from None
+
+
+def api_keys(environment: Mapping[str, str]) -> list[bytes]:
+    """Return the keys of HERDSMAN_API_KEY and of the file HERDSMAN_API_KEY_FILE, one a line; none leaves /v1 open.
+
+    Raises BadInput where the file is named and holds no key: the server must not be open by mistake.
+    """
+    keys = [environment.get(KEY_VARIABLE, "")]
+    if name := environment.get(KEY_FILE_VARIABLE):
+        try:
+            lines = Path(name).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            hint = "Mount the Secret there, or unset the variable."
+            message = f"{KEY_FILE_VARIABLE} names a file that cannot be read: {error}."
+            raise BadInput(message, file=name, hint=hint) from None
+        if not any(line.strip() for line in lines):
+            raise BadInput("The file of API keys is empty.", file=name, hint="Write one key a line.")
+        keys += lines
+    return [key.strip().encode() for key in keys if key.strip()]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Open the port; Temporary where another program has it."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        hint = "Choose another spec.port, or end the program that uses it."
+        raise Temporary(f"The port {port} of {host} cannot be opened: {error.strerror}.", hint=hint) from None
+    return listener
+
+
+async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
+    """Serve until SIGTERM or SIGINT; the port answers at once, the model when it is loaded.
+
+    Raises what loading raised, BadInput above all.
+    """
+    state = ServerState(config.model_name, config.limits, keys)
+    listener = bind(config.host, config.port)
+    settings = uvicorn.Config(
+        create_app(state),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )
+    server = _Server(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
+    loaded = _in_daemon_thread(lambda: load_served_model(config))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    log.info("The port %d is open; the model is loading.", config.port)
+    either: set[asyncio.Future[Any]] = {serving, loaded}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if loaded.done() and loaded.exception() is None and not serving.done():
+        state.serve(loaded.result())
+        log.info("Ready: %s answers on port %d.", config.model_name, config.port)
+    elif loaded.done():
+        server.should_exit = True
+    await serving
+    state.close()
+    if loaded.done():
+        loaded.result()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would kill the process before the queue is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _in_daemon_thread(work: Callable[[], ServedModel]) -> asyncio.Future[ServedModel]:
+    """Run something in a thread that does not keep the process alive: SIGTERM may come while a model loads."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[ServedModel] = loop.create_future()
+
+    def settle(result: ServedModel | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif result is not None:
+            future.set_result(result)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:  # noqa: BLE001 - handed to whoever awaits the future
+            error = raised
+        with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return future
+
+
+def _say(message: TerminationMessage) -> None:
+    path = Path(os.environ.get("HERDSMAN_TERMINATION_FILE", "/dev/termination-log"))
+    try:
+        path.write_bytes(message.to_bytes())
+    except OSError as error:
+        sys.stderr.write(f"The termination message was not written: {error}\n{message.to_bytes().decode()}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

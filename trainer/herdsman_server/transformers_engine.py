@@ -1,0 +1,117 @@
+"""The engine `transformers`: a merged model, or a base with adapters merged in memory, and `generate`."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from herdsman_server.engine import OnToken, Sampling
+from herdsman_trainer.errors import BadInput
+from herdsman_trainer.weights.architecture import check_tensors
+from herdsman_trainer.weights.chain import CONFIG_FILE, Chain
+from herdsman_trainer.weights.merge import EMBEDDING, HEAD
+from herdsman_trainer.weights.vocabulary import merged_config
+
+log = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """Computes answers with a transformers model, one at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.context_length: int = model.config.max_position_embeddings
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop_ids: frozenset[int], on_token: OnToken) -> None:
+        """Generate with the model's cache; every id goes to `on_token` as soon as it is chosen."""
+        device = self._model.device
+        ids = torch.tensor([list(prompt)], device=device)
+        stream = _TokenStream(on_token)
+        drawn = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+        }
+        settings = GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            repetition_penalty=sampling.repetition_penalty,
+            eos_token_id=sorted(stop_ids),
+            pad_token_id=min(stop_ids, default=0),
+            use_cache=True,
+            **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+        )
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        else:
+            torch.seed()
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=settings,
+                streamer=stream,
+                stopping_criteria=StoppingCriteriaList([stream.stop]),
+            )
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+    """Ends the generation once nobody wants more tokens."""
+
+    wanted = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+        return torch.full((input_ids.shape[0],), not self.wanted, device=input_ids.device, dtype=torch.bool)
+
+
+class _TokenStream(BaseStreamer):  # type: ignore[misc]  # transformers is untyped here
+    """Passes generated ids on; the first thing `generate` puts is the prompt."""
+
+    def __init__(self, on_token: OnToken) -> None:
+        self.stop = _Stop()
+        self._on_token = on_token
+        self._prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        for token in value.reshape(-1).tolist():
+            self.stop.wanted = self.stop.wanted and self._on_token(token)
+
+    def end(self) -> None:
+        """Nothing is held back here."""
+
+
+def load_engine(chain: Chain, device: str) -> TransformersEngine:
+    """Merge a chain in memory and return the engine that serves it.
+
+    On the CPU weights are float32, which is what it computes fastest in; on a GPU they keep their type. `chain` was
+    opened with that type. Raises BadInput where the model would not load strictly.
+    """
+    plan = chain.merge.plan
+    where = str(chain.model.path)
+    if device == "cuda" and not torch.cuda.is_available():
+        hint = "Set compute.gpusPerNode to 0, or run on a machine with a GPU and its driver."
+        raise BadInput("The server is to use a GPU and finds none.", hint=hint)
+    config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
+    check_tensors(plan.specs, config, where)
+    fields = {name: value for name, value in config.items() if name not in ("architectures", "auto_map")}
+    settings = AutoConfig.for_model(**{"model_type": "llama", **fields})
+    if getattr(settings, "max_position_embeddings", None) is None:
+        raise BadInput("config.json has no max_position_embeddings.", file=str(Path(where) / CONFIG_FILE))
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(settings)
+    state = chain.merge.state_dict()
+    if plan.tied:
+        state[HEAD] = state[EMBEDDING]
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = GenerationConfig()  # what a request leaves out is decided here, not by the model's files
+    model.requires_grad_(False).eval()
+    return TransformersEngine(model.to(device))
