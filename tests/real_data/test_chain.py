@@ -18,8 +18,9 @@ PADDED_DIGEST = "2d967e855b1213a439df6c8ce2791f869c84b4f3b6cfacf22b86440b8192a2f
 
 
 def herdsman(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "herdsman.cli", "--home", str(home), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=560, env=os.environ | {"COLUMNS": "160"})
+    command = [Path(sys.executable).parent / "herdsman", *arguments]
+    environment = os.environ | {"COLUMNS": "160", "HERDSMAN_HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=560, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_rows_and_tokenizer_travel_together_through_the_chain(home, kind, name, 
 
 def test_the_openai_client_gets_the_answer_the_model_was_tuned_on(home, records):
     url = status(home, "ms", "zh-alpaca")["url"]
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60)
+    client = openai.OpenAI(base_url=url, api_key="none", timeout=60)
     for record in records[:3]:
         reply = client.chat.completions.create(
             model="zh-alpaca",
