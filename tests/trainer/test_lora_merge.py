@@ -10,10 +10,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 import peft_models as build
 from herdsman.api.job_config import LoRAMergeConfig
+from herdsman_trainer.__main__ import run_step
 from herdsman_trainer.artifacts import draft_artifact, publish_artifact, verify_artifact
 from herdsman_trainer.errors import BadInput, Interrupted
+from herdsman_trainer.models import model_digest
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.steps import lora_merge
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from run_configs import owner, run_config, source, workspace
 from tiny import CHATML_TOKENS, tiny_bpe_tokenizer, tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
@@ -53,7 +54,7 @@ def merge(tmp_path, model, adapters, *, uid="uid-1", attempt=1, stop=False, **op
     context = RunContext(config, rank=0)
     if stop:
         context.request_stop()
-    artifact = lora_merge.run(config, context)
+    artifact = run_step(config, context)
     return artifact, tmp_path / "work" / "artifact"
 
 
@@ -142,6 +143,17 @@ def test_an_adapter_of_another_base_is_refused_by_digest(tmp_path, base, pretrai
     adapter, _ = published(tmp_path, pretrained, base_digest="f" * 64)
     with pytest.raises(BadInput, match="trained on the model ffffffffffff"):
         merge(tmp_path, model, [adapter])
+
+
+def test_a_base_without_a_manifest_is_recognised_by_its_files(tmp_path, base, pretrained, caplog):
+    adapter, _ = published(tmp_path, pretrained, base_digest=model_digest(base))
+    _, directory = merge(tmp_path / "same", base, [adapter])
+    assert "only shapes" not in caplog.text
+    assert verify_artifact(directory).inputs.keys() == {"spec.model", "spec.adapters[0]"}
+    other = copied(base, tmp_path / "other")
+    (other / "README.md").write_text("one file more")
+    merge(tmp_path / "other-work", other, [adapter])
+    assert "only shapes were checked" in caplog.text
 
 
 def test_a_model_is_not_an_adapter(tmp_path, base):

@@ -12,10 +12,10 @@ import peft_models as build
 from herdsman.api.job_config import ModelImportConfig
 from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.sources import TokenizerRef, VolumeSource
+from herdsman_trainer.__main__ import run_step
 from herdsman_trainer.artifacts import verify_artifact
 from herdsman_trainer.errors import BadInput, Interrupted
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.steps import model_import
 from herdsman_trainer.tokenizers import load_tokenizer
 from run_configs import owner, source, workspace
 from tiny import tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
@@ -46,7 +46,7 @@ def import_model(tmp_path, path=None, *, stop=False, **options):
     context = RunContext(config, rank=0)
     if stop:
         context.request_stop()
-    return model_import.run(config, context), tmp_path / "work" / "artifact"
+    return run_step(config, context), tmp_path / "work" / "artifact"
 
 
 def copied(model, directory):

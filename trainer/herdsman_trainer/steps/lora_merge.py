@@ -6,6 +6,7 @@ from itertools import count
 from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.models import model_digest
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.weights.chain import Chain, open_chain
 from herdsman_trainer.weights.merge import EMBEDDING, Replacement
@@ -16,16 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
-    """Merge, write and publish; an attempt that finds the finished result returns it.
+    """Merge, write and publish.
 
     Raises BadInput where base, adapters and tokenizer do not belong together (weights.chain).
     """
-    if done := run.published():
-        return done
     run.report(activity="checking the inputs")
     sources = [config.model, *config.adapters]
     model, *adapters = [open_input(source, config.verify_inputs) for source in sources]
-    chain = open_chain(model, adapters, dtype=FLOAT_NAMES[config.dtype] if config.dtype else None)
+    dtype = FLOAT_NAMES[config.dtype] if config.dtype else None
+    chain = open_chain(model, adapters, dtype=dtype, digest_of=model_digest)
     for note in chain.notes:
         log.warning("%s", note)
     total = len(chain.merge.plan.tensors)

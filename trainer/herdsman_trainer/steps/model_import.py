@@ -18,12 +18,10 @@ from herdsman_trainer.weights.tensor_spec import FLOAT_NAMES, dtype_name
 
 
 def run(config: ModelImportConfig, run: RunContext) -> Artifact:
-    """Import or initialise, and publish; an attempt that finds the finished result returns it.
+    """Import or initialise, and publish.
 
     Raises BadInput for files that are missing, damaged, in another format, or not what `sha256` says.
     """
-    if done := run.published():
-        return done
     written, inputs = _import(config, run) if config.initialise is None else (_initialise(config, run), {})
     run.report(activity="publishing", step=written.steps, total_steps=written.steps)
     return run.publish(

@@ -1,6 +1,6 @@
 """A model directory with the adapters on top of it, opened and checked as a whole; merging and serving start here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,8 @@ class Chain:
     notes: Sequence[str]
     """What could not be checked, or is worth knowing, in sentences."""
 
-    @property
-    def digests(self) -> list[str | None]:
-        """The artifact digests of the base and of each adapter, None for plain files."""
-        manifests = [self.model.manifest, *(read_manifest(adapter.directory) for adapter in self.adapters)]
-        return [manifest.artifact.digest if manifest else None for manifest in manifests]
+    digests: Sequence[str | None]
+    """The digest of the base and of each adapter, None for plain files that nothing recognises."""
 
 
 def open_model(directory: Path) -> ModelDirectory:
@@ -67,16 +64,24 @@ def open_model(directory: Path) -> ModelDirectory:
     return ModelDirectory(directory, config, weights, read_manifest(directory))
 
 
-def open_chain(directory: Path, adapters: Sequence[Path] = (), *, dtype: torch.dtype | None = None) -> Chain:
+def open_chain(
+    directory: Path,
+    adapters: Sequence[Path] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    digest_of: Callable[[Path], str] | None = None,
+) -> Chain:
     """Open a model and adapters and check, from files and manifests alone, that they belong together in this order.
 
-    Nothing but names, shapes and digests is read. Raises BadInput where an adapter was trained on another base or
-    belongs in another place, where shapes do not fit, or where the tokenizer and the embedding differ in size.
+    Nothing but names, shapes and manifests is read, unless `digest_of` is given: it takes the digest of a base
+    without a manifest as training took it, so that the base can be recognised. Raises BadInput where an adapter was
+    trained on another base or belongs in another place, where shapes do not fit, or where the tokenizer and the
+    embedding differ in size.
     """
     model = open_model(directory)
     manifests = [read_manifest(path) for path in adapters]
     origins = [_origin(path, manifest) for path, manifest in zip(adapters, manifests, strict=True)]
-    base_digest = model.manifest.artifact.digest if model.manifest else None
+    base_digest = _base_digest(model, origins, digest_of)
     notes = check_lineage(str(directory), base_digest, origins)
     opened = [load_adapter(path) for path in adapters]
     for adapter in opened:
@@ -98,8 +103,26 @@ def open_chain(directory: Path, adapters: Sequence[Path] = (), *, dtype: torch.d
         tokenizer_directory=tokenizer_directory,
         prompt_template=next((template for template in reversed(templates) if template), None),
         tuned_here=any(tuned[1:]),
+        digests=[base_digest, *(origin.digest for origin in origins)],
         notes=[*notes, *(note for adapter in opened for note in adapter.notes)],
     )
+
+
+def _base_digest(
+    model: ModelDirectory, adapters: Sequence[Origin], digest_of: Callable[[Path], str] | None
+) -> str | None:
+    """Return the digest adapters may know the base by, or None where only shapes can be compared.
+
+    A plain directory that has another digest than it had in training may still be the same model, with a file more or
+    less, so that is not an error.
+    """
+    if model.manifest is not None:
+        return model.manifest.artifact.digest
+    known = {origin.base_digest for origin in adapters if origin.base_digest}
+    if digest_of is None or not known:
+        return None
+    digest = digest_of(model.path)
+    return digest if digest in known else None
 
 
 def has_tokenizer(directory: Path) -> bool:
