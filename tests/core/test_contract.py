@@ -1,4 +1,4 @@
-"""The artifact contract: what does not fit together is refused before anything runs, naming both sides and the remedy."""
+"""The artifact contract: a misfit is refused before anything runs, naming both sides and the remedy."""
 
 import pytest
 

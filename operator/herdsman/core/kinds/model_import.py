@@ -27,27 +27,17 @@ def needs(resource: ModelImport) -> Sequence[Need]:
 
 
 def problem(resource: ModelImport) -> Problem | None:
-    """Return why a new model's sizes contradict each other, or None."""
+    """Return why a new model's sizes contradict each other, or None: rotary embeddings turn pairs of numbers."""
     given = resource.spec.source.initialise
-    if given is None:
+    if given is None or given.hidden_size // given.attention_heads % 2 == 0:
         return None
-    field = "spec.source.initialise"
-    heads, key_value = given.attention_heads, given.key_value_heads or given.attention_heads
-    if given.hidden_size % heads or given.hidden_size // heads % 2:
-        return Problem(
-            Reason.INVALID_SPEC,
-            f"{field}.hiddenSize: {given.hidden_size} is not an even multiple of attentionHeads ({heads}).",
-            hint=f"Set hiddenSize to a multiple of {2 * heads}.",
-            field=f"{field}.hiddenSize",
-        )
-    if heads % key_value:
-        return Problem(
-            Reason.INVALID_SPEC,
-            f"{field}.keyValueHeads: {key_value} does not divide attentionHeads ({heads}).",
-            hint="Set keyValueHeads to a divisor of attentionHeads, or leave it out.",
-            field=f"{field}.keyValueHeads",
-        )
-    return None
+    field, heads = "spec.source.initialise.hiddenSize", given.attention_heads
+    return Problem(
+        Reason.INVALID_SPEC,
+        f"{field}: {given.hidden_size} over {heads} attentionHeads leaves each an odd width.",
+        hint=f"Set hiddenSize to a multiple of {2 * heads}.",
+        field=field,
+    )
 
 
 def config(resource: ModelImport, frame: Frame, inputs: Inputs, site: Site) -> ModelImportConfig:
