@@ -1,0 +1,144 @@
+"""`python -m herdsman_trainer --config FILE`: runs one step and ends with an exit code of the contract.
+
+The last words go, as JSON, to the file named by HERDSMAN_TERMINATION_FILE.
+"""
+
+import argparse
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from herdsman.api.exit_codes import ExitCode, TerminationMessage
+from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig
+from herdsman.api.v1alpha1.status import Artifact
+from herdsman_trainer.errors import BadInput, StepError, Temporary
+from herdsman_trainer.launch import needs_launch, run_ranks, termination_path
+
+if TYPE_CHECKING:
+    from herdsman_trainer.run_context import RunContext
+
+STEPS = {
+    "ModelImport": "model_import",
+    "TokenizerMerge": "tokenizer_merge",
+    "PretrainJob": "pretrain",
+    "SFTJob": "sft",
+    "LoRAMerge": "lora_merge",
+}
+"""The module in `steps` for each kind."""
+CRASHED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step of the configuration file and return the exit code; never raises."""
+    parser = argparse.ArgumentParser(prog="python -m herdsman_trainer", description="Run one step of a pipeline.")
+    parser.add_argument("--config", type=Path, required=True, help="the run's configuration, a JSON file")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context: RunContext | None = None
+    try:
+        config = read_config(arguments.config)
+        if needs_launch(config.launch, os.environ):
+            command = [sys.executable, "-m", "herdsman_trainer", "--config", str(arguments.config)]
+            return run_ranks(config.launch, command)
+        context = _context(config)
+        _stop_on_signals(context)
+        artifact = run_step(config, context)
+        code, message = int(ExitCode.DONE), TerminationMessage(reason="Succeeded", artifact=artifact)
+    except BaseException as error:  # noqa: BLE001 - every end gets an exit code and a message
+        code, message = ending(error)
+        sys.stderr.write(f"{error}\n" if isinstance(error, StepError) else traceback.format_exc())
+    _say(message, context)
+    return code
+
+
+def _context(config: AnyRunConfig) -> "RunContext":
+    from herdsman_trainer.run_context import RunContext  # with it comes PyTorch, which a launcher does not need
+
+    return RunContext(config)
+
+
+def read_config(path: Path) -> AnyRunConfig:
+    """Read the configuration; BadInput names the first wrong field."""
+    try:
+        return RUN_CONFIG.validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"The configuration cannot be read: {error.strerror}.", file=str(path)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        hint = "Operator and trainer image must be of the same version."
+        raise BadInput(f"{where}: {first['msg']}.", file=str(path), hint=hint) from error
+
+
+def run_step(config: AnyRunConfig, context: "RunContext") -> Artifact:
+    """Run the step of the configuration's kind; what an earlier attempt has already published is returned at once."""
+    if (artifact := context.published()) is not None:
+        return artifact
+    step = importlib.import_module(f"herdsman_trainer.steps.{STEPS[config.kind]}")
+    result: Artifact = step.run(config, context)
+    return result
+
+
+def ending(error: BaseException) -> tuple[int, TerminationMessage]:
+    """Return the exit code and the message for an exception that ended the step."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = Temporary(
+            "The volume has no space left.",
+            reason="DiskFull",
+            file=str(error.filename) if error.filename else None,
+            hint="Make the workspace's volume larger, or delete what is not needed from it.",
+        )
+    elif _is_out_of_memory(error):
+        error = Temporary(
+            f"Out of memory: {error}",
+            reason="OutOfMemory",
+            hint="Lower recipe.batch.microSequences, set recipe.gradientCheckpointing, or give it more memory.",
+        )
+    if isinstance(error, StepError):
+        return int(error.exit_code), error.termination_message()
+    what = f"{type(error).__name__}: {error}"
+    return CRASHED, TerminationMessage(reason="Crashed", message=what, hint="The log has the traceback.")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's (torch.OutOfMemoryError), or that of PyTorch's CPU allocator."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    )
+
+
+def _say(message: TerminationMessage, context: "RunContext | None") -> None:
+    if context is not None:
+        message = message.model_copy(
+            update={"step": context.step or None, "resumed_from_step": context.resumed_from_step}
+        )
+        context.close()
+    if message.artifact is not None and os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # the ranks of a pod that torchrun started share one file, and all of them say the same
+    try:
+        termination_path(os.environ).write_bytes(message.to_bytes())
+    except OSError as error:
+        sys.stderr.write(f"The termination message was not written: {error}\n{message.to_bytes().decode()}\n")
+
+
+def _stop_on_signals(context: "RunContext") -> None:
+    def stop(_: int, __: FrameType | None) -> None:
+        context.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
