@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -12,13 +12,12 @@ from kubernetes.aio import client, config
 from herdsman.api.meta import GROUP, VERSION
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.kube.errors import Unreachable, api_error
+from herdsman.kube.port import Body, Listing
 
 FIELD_MANAGER = "herdsman"
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 PAGE = 500
 """Objects of a list that are fetched at once."""
-
-Body = dict[str, Any]
 
 PATHS: dict[str, tuple[str, str]] = {
     "ConfigMap": ("api/v1", "configmaps"),
@@ -44,13 +43,6 @@ def path_of(kind: str, namespace: str | None, name: str | None = None, subresour
     prefix, plural = PATHS[kind]
     parts = [prefix, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else [])]
     return "/" + "/".join([quote(part, safe="/") for part in parts] + ([subresource] if subresource else []))
-
-
-class Listing(NamedTuple):
-    """All objects of a kind, and the version of the store they were read at."""
-
-    items: list[Body]
-    version: int
 
 
 class TokenBucket:
@@ -111,18 +103,23 @@ class KubeApi:
         """Return one object; NotFound where there is none."""
         return await self._request("GET", kind, path_of(kind, namespace, name))
 
-    async def list_objects(self, kind: str, namespace: str | None, **query: str | None) -> Listing:
-        """Return all objects of a kind in one namespace, or in all; `query` holds labelSelector, fieldSelector."""
-        items: list[Body] = []
+    async def pages(self, kind: str, namespace: str | None, **query: str | None) -> AsyncIterator[Listing]:
+        """Return all objects of a kind, a few hundred at a time, all of them as they were at the same moment."""
         page: dict[str, str | None] = {"limit": str(PAGE), **query}
         while True:
             answer = await self._request("GET", kind, path_of(kind, namespace), query=page)
-            items += ({"kind": kind, **item} for item in answer["items"])
             metadata = answer.get("metadata", {})
+            version = metadata.get("resourceVersion", "")
+            items = [{"kind": kind, **item} for item in answer["items"]]
+            yield Listing(items, int(version) if version.isdigit() else 0)
             if not (token := metadata.get("continue")):
-                version = metadata.get("resourceVersion", "")
-                return Listing(items, int(version) if version.isdigit() else 0)
+                return
             page["continue"] = token
+
+    async def list_objects(self, kind: str, namespace: str | None, **query: str | None) -> Listing:
+        """Return all objects of a kind in one namespace, or in all; `query` holds labelSelector, fieldSelector."""
+        found = [page async for page in self.pages(kind, namespace, **query)]
+        return Listing([item for page in found for item in page.items], found[-1].version)
 
     async def apply(self, body: Mapping[str, Any], *, subresource: str | None = None) -> Body:
         """Server-side apply: the object holds what `body` says, and this manager's other fields vanish."""

@@ -5,14 +5,13 @@ brings an event that has the decision made again. What a broken watch loses, the
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.names import LABEL_KIND, LABEL_NAME
 from herdsman.core.world import Key
-
-Body = Mapping[str, Any]
+from herdsman.kube.trimming import Body, trimmed
 
 
 class ObjectKey(NamedTuple):
@@ -28,6 +27,9 @@ class ResourceKey(NamedTuple):
 
     namespace: str
     key: Key
+
+    def __str__(self) -> str:
+        return f"{self.key.kind} {self.namespace}/{self.key.name}"
 
 
 def object_key(body: Body) -> ObjectKey:
@@ -46,6 +48,18 @@ def parent_of(body: Body) -> ResourceKey | None:
     return None
 
 
+def controller_uid(body: Body) -> str | None:
+    """Return the uid of the object that controls this one."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def version(body: Body) -> int:
+    """Return the resourceVersion as a number; 0 where it is none."""
+    text = body["metadata"].get("resourceVersion", "")
+    return int(text) if text.isdigit() else 0
+
+
 class Cache:
     """Objects by identity, children by parent, and resources by namespace."""
 
@@ -53,6 +67,7 @@ class Cache:
         self._objects: dict[ObjectKey, Body] = {}
         self._children: defaultdict[ResourceKey, set[ObjectKey]] = defaultdict(set)
         self._resources: defaultdict[str, set[ObjectKey]] = defaultdict(set)
+        self._departed: defaultdict[str, dict[str, Body]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -65,17 +80,23 @@ class Cache:
         key = object_key(body)
         known = self._objects.get(key)
         same = known is not None and known["metadata"].get("uid") == body["metadata"].get("uid")
-        if known is not None and same and _version(body) <= _version(known):
+        if known is not None and same and version(body) <= version(known):
             return False
-        self._objects[key] = body
+        if known is not None and not same:
+            self.drop(known)
+        kept = trimmed(body)
+        self._objects[key] = kept
         if key.kind in KINDS:
             self._resources[key.namespace].add(key)
-        elif (parent := parent_of(body)) is not None:
+        elif (parent := parent_of(kept)) is not None:
             self._children[parent].add(key)
         return True
 
     def drop(self, body: Body) -> bool:
-        """Forget an object that was deleted; returns whether it was known. A younger one of its name stays."""
+        """Forget an object that was deleted; returns whether it was known. A younger one of its name stays.
+
+        The last state of a Job's pod is kept as long as the Job: it may be all that tells how the Job ended.
+        """
         key = object_key(body)
         known = self._objects.get(key)
         if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
@@ -83,10 +104,16 @@ class Cache:
         del self._objects[key]
         if key.kind in KINDS:
             self._resources[key.namespace].discard(key)
+            if not self._resources[key.namespace]:
+                del self._resources[key.namespace]
         elif (parent := parent_of(known)) is not None:
             self._children[parent].discard(key)
             if not self._children[parent]:
                 del self._children[parent]
+        if key.kind == "Pod" and (job := self._job_of(known)) is not None:
+            self._departed[job][key.name] = trimmed(body)
+        elif key.kind == "Job":
+            self._departed.pop(known["metadata"].get("uid", ""), None)
         return True
 
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
@@ -97,29 +124,38 @@ class Cache:
         """Return the objects of a kind that belong to a resource, by name."""
         return [self._objects[key] for key in sorted(self._children.get(parent, ())) if key.kind == kind]
 
+    def departed(self, job_uid: str) -> list[Body]:
+        """Return the pods of a Job that are gone, as they were last."""
+        return list(self._departed.get(job_uid, {}).values())
+
     def resources(self, namespace: str) -> list[Body]:
         """Return our resources of one namespace, by kind and name."""
         return [self._objects[key] for key in sorted(self._resources.get(namespace, ()))]
 
-    def replace(self, kind: str, namespace: str | None, listed: Iterable[Body], version: int) -> list[Body]:
-        """Take a full listing of one kind (in one namespace, or in all) as the truth; returns what has vanished.
+    def all_resources(self) -> Iterator[Body]:
+        """Return our resources of all namespaces."""
+        for keys in list(self._resources.values()):
+            yield from (self._objects[key] for key in sorted(keys))
 
-        `version` is the listing's resourceVersion: what a watch has brought since then is not vanished.
+    def of_kind(self, kind: str) -> list[Body]:
+        """Return all objects of a kind."""
+        return [body for key, body in self._objects.items() if key.kind == kind]
+
+    def _job_of(self, pod: Body) -> str | None:
+        """Return the uid of the pod's Job, if that is still there."""
+        uid = controller_uid(pod)
+        names = (owner["name"] for owner in pod["metadata"].get("ownerReferences") or () if owner["uid"] == uid)
+        job = next((self.get("Job", pod["metadata"]["namespace"], name) for name in names), None)
+        return uid if job is not None and job["metadata"].get("uid") == uid else None
+
+    def vanished(self, kind: str, namespace: str | None, listed: Collection[ObjectKey], at: int) -> list[Body]:
+        """Return what a full listing of one kind (in one namespace, or in all) no longer holds.
+
+        `at` is the listing's resourceVersion: what a watch has brought since then has not vanished.
         """
-        present = {object_key(body): body for body in listed}
-        vanished = [
+        return [
             body
-            for key, body in list(self._objects.items())
+            for key, body in self._objects.items()
             if key.kind == kind and namespace in (None, key.namespace)
-            if key not in present and _version(body) <= version
+            if key not in listed and version(body) <= at
         ]
-        for body in vanished:
-            self.drop(body)
-        for body in present.values():
-            self.put(body)
-        return vanished
-
-
-def _version(body: Body) -> int:
-    version = body["metadata"].get("resourceVersion", "")
-    return int(version) if version.isdigit() else 0

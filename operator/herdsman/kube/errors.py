@@ -34,3 +34,11 @@ def api_error(status: int, body: dict[str, object], retry_after: float | None) -
     """Return the error for a metav1.Status body."""
     kind = NotFound if status == 404 else Conflict if status == 409 else ApiError
     return kind(status, str(body.get("reason") or "Unknown"), str(body.get("message") or "no message"), retry_after)
+
+
+class NameTaken(Exception):
+    """An object of somebody else has a child's name: looked at again at once, because now it is known."""
+
+
+class StillThere(Exception):
+    """An object of an earlier resource of the same name is being removed: tried again when it is gone."""

@@ -89,10 +89,13 @@ class WorkQueue(Generic[K]):
             self._changed.set()
         return None
 
-    def retry(self, key: K) -> float:
-        """Ask for the key to be worked on after a delay that grows with its failures; returns the delay in seconds."""
+    def retry(self, key: K, *, longest: float | None = None, at_least: float = 0.0) -> float:
+        """Ask for the key to be worked on after a delay that grows with its failures; returns the delay in seconds.
+
+        It is never more than `longest` and never less than `at_least`, which the other side may have asked for.
+        """
         self._failures[key] = self._failures.get(key, 0) + 1
-        delay = backoff(self._failures[key], self._jitter())
+        delay = max(at_least, min(backoff(self._failures[key], self._jitter()), longest or LONGEST_DELAY * 2))
         self.add_after(key, delay)
         return delay
 

@@ -1,0 +1,63 @@
+"""`python -m herdsman.kube`: the operator."""
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from herdsman.core.site import Site
+from herdsman.kube.logs import set_up_logs
+from herdsman.kube.operator import WORKERS
+from herdsman.kube.process import Options, run
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    site = Site()
+    parser = argparse.ArgumentParser(prog="herdsman-operator", description="The Herdsman operator.")
+    scope = parser.add_mutually_exclusive_group(required=True)
+    scope.add_argument("--namespace", action="append", metavar="NAME", help="serve this namespace; may be repeated")
+    scope.add_argument("--all-namespaces", action="store_true", help="serve every namespace")
+    parser.add_argument("--trainer-image", default=site.trainer_image, help="the image of runs (%(default)s)")
+    parser.add_argument("--server-image", default=site.server_image, help="the image of servers (%(default)s)")
+    parser.add_argument(
+        "--metrics-port", type=int, default=8080, help="the port of /livez, /readyz and /metrics (%(default)s)"
+    )
+    parser.add_argument(
+        "--lease",
+        metavar="NAMESPACE/NAME",
+        type=_lease,
+        help="work only while holding this Lease, for several replicas",
+    )
+    parser.add_argument("--workers", type=int, default=WORKERS, help="resources worked on at once (%(default)s)")
+    parser.add_argument("--log-format", choices=["json", "text"], default="text")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the operator; returns its exit code."""
+    given = make_parser().parse_args(arguments)
+    set_up_logs(given.log_format, given.log_level)
+    options = Options(
+        site=Site(trainer_image=given.trainer_image, server_image=given.server_image),
+        namespaces=tuple(dict.fromkeys(given.namespace or ())),
+        port=given.metrics_port,
+        workers=given.workers,
+        lease=given.lease,
+        identity=f"{socket.gethostname()}-{os.getpid()}",
+    )
+    return asyncio.run(run(options))
+
+
+def _lease(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAMESPACE/NAME")
+    return namespace, name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Making children exist: created once where they never change, server-side apply where they may, nothing where they are
+there already.
+
+An object that belongs to somebody else is never touched. A Job is made once; later only `spec.suspend` is carried over,
+so that what Kueue injects while it is suspended, and what runs while the operator is upgraded, stays.
+"""
+
+from collections.abc import Sequence
+
+from herdsman.api.meta import GROUP
+from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.core import references
+from herdsman.core.plan_types import Manifest
+from herdsman.core.world import Key
+from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
+from herdsman.kube.comparing import is_as_planned, marked
+from herdsman.kube.errors import ApiError, Conflict, NameTaken, NotFound, StillThere
+from herdsman.kube.facts import is_finished
+from herdsman.kube.pod_facts import Cause
+from herdsman.kube.shell import Refusal, Shell
+from herdsman.kube.trimming import Body, digest_of
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Seconds between two tries to make a child that is refused."""
+REFUSED = (400, 403, 422)
+"""Answers that only somebody else's action changes: invalid, forbidden or over a quota, refused by a policy."""
+
+
+async def apply_children(shell: Shell, resource: AnyResource, children: Sequence[Manifest]) -> None:
+    """Make the children exist, in their order; what is refused is remembered as the run's trouble and tried again.
+
+    Raises NameTaken where an object of somebody else has a child's name, and StillThere where one of an earlier
+    resource of this name is being removed.
+    """
+    me = ResourceKey(resource.metadata.namespace, references.key_of(resource))
+    held = shell.refusals.get(me)
+    if children and held is not None and shell.now() < held.again:
+        return
+    for child in children:
+        try:
+            await _apply(shell, resource, child)
+        except (NotFound, Conflict):
+            raise
+        except ApiError as error:
+            if error.status not in REFUSED:
+                raise
+            pause = min(LONGEST_PAUSE, 2 * held.pause) if held is not None else FIRST_PAUSE
+            job = next((item for item in children if item["kind"] == "Job"), None)
+            shell.refusals[me] = Refusal(_cause(child, error), job, shell.now() + pause, pause)
+            return
+    shell.refusals.pop(me, None)
+
+
+def belongs_to(body: Body, resource: AnyResource) -> bool:
+    """Whether an object is the resource's own: by its owner; a claim that outlives its resource, by its labels."""
+    owner = controller_uid(body)
+    if owner is None and body["kind"] == "PersistentVolumeClaim":
+        return parent_of(body) == ResourceKey(resource.metadata.namespace, references.key_of(resource))
+    return owner == resource.metadata.uid
+
+
+async def _apply(shell: Shell, resource: AnyResource, child: Manifest) -> None:
+    kind, metadata = child["kind"], child["metadata"]
+    known = shell.cache.get(kind, metadata["namespace"], metadata["name"])
+    if kind in ("Job", "PersistentVolumeClaim") or child.get("immutable"):
+        await _create_once(shell, resource, child, known)
+    else:
+        await _keep_applied(shell, resource, marked(child), known)
+
+
+async def _create_once(shell: Shell, resource: AnyResource, child: Manifest, known: Body | None) -> None:
+    kind, metadata = child["kind"], child["metadata"]
+    if known is None:
+        try:
+            made = await shell.api.create(child)
+        except Conflict:
+            known = await shell.api.get(kind, metadata["namespace"], metadata["name"])
+        else:
+            _remember(shell, made)
+            return
+    _check_owner(shell, resource, known)
+    _remember(shell, known)
+    if kind == "Job":
+        await _carry_over_suspend(shell, child, known)
+    elif kind == "ConfigMap" and not _same_files(child, known):
+        await _replace(shell, child, known)
+
+
+async def _carry_over_suspend(shell: Shell, child: Manifest, known: Body) -> None:
+    """Stop or start a Job; a plan without `suspend` leaves that to Kueue."""
+    wanted = child["spec"].get("suspend")
+    if wanted is None or bool((known.get("spec") or {}).get("suspend", False)) == wanted or is_finished(known):
+        return
+    metadata = known["metadata"]
+    patch = {"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": wanted}}
+    _remember(shell, await shell.api.merge("Job", metadata["namespace"], metadata["name"], patch))
+
+
+async def _replace(shell: Shell, child: Manifest, known: Body) -> None:
+    """Make an attempt's configuration anew, as long as its Job is not there: a crash may lie between the two."""
+    metadata = child["metadata"]
+    if shell.cache.get("Job", metadata["namespace"], metadata["name"]) is not None:
+        return
+    await shell.api.delete(child["kind"], metadata["namespace"], metadata["name"], uid=known["metadata"]["uid"])
+    shell.intake.gone(known)
+    _remember(shell, await shell.api.create(child))
+
+
+async def _keep_applied(shell: Shell, resource: AnyResource, child: Manifest, known: Body | None) -> None:
+    kind, metadata = child["kind"], child["metadata"]
+    if known is None:
+        try:
+            known = await shell.api.get(kind, metadata["namespace"], metadata["name"])
+        except NotFound:
+            _remember(shell, await shell.api.apply(child))
+            return
+    _check_owner(shell, resource, known)
+    _remember(shell, known)
+    kept = shell.cache.get(kind, metadata["namespace"], metadata["name"])
+    if kept is None or not is_as_planned(child, kept):
+        _remember(shell, await shell.api.apply(child))
+
+
+def _check_owner(shell: Shell, resource: AnyResource, body: Body) -> None:
+    if belongs_to(body, resource) and not body["metadata"].get("deletionTimestamp"):
+        return
+    namespace, key = resource.metadata.namespace, Key(body["kind"], body["metadata"]["name"])
+    if belongs_to(body, resource) or _left_over(body, resource):
+        raise StillThere(f"{key} in {namespace} is being removed; its place is taken again when it is gone.")
+    shell.take_for_foreign(namespace, key)
+    raise NameTaken(f"{key} in {namespace} belongs to somebody else.")
+
+
+def _left_over(body: Body, resource: AnyResource) -> bool:
+    """Whether an object belongs to an earlier resource of the same kind and name, and goes with it."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return any(
+        owner.get("controller")
+        and owner["apiVersion"].partition("/")[0] == GROUP
+        and (owner["kind"], owner["name"]) == (resource.kind, resource.metadata.name)
+        for owner in owners
+    )
+
+
+def _same_files(child: Manifest, known: Body) -> bool:
+    planned, there = ({name: digest_of(text) for name, text in (it.get("data") or {}).items()} for it in (child, known))
+    return planned == there
+
+
+def _remember(shell: Shell, body: Body) -> None:
+    shell.intake.seen(body, own=True)
+    if body["kind"] == "PersistentVolumeClaim":
+        shell.claims.put(body)
+
+
+def _cause(child: Manifest, error: ApiError) -> Cause:
+    """Return why a child was refused, as the Job controller would say of a pod."""
+    reason = "QuotaExceeded" if "exceeded quota" in error.message else "FailedCreate"
+    return Cause(reason, f"{child['kind']} {child['metadata']['name']} was refused: {error.message}")
