@@ -53,7 +53,16 @@ def train(config):
         sys.exit(3)
     if what in (42, 43, 75):
         reason = {42: "BadInput", 43: "Diverged", 75: "Temporary"}[what]
-        end(what, {"reason": reason, "message": "No output in this record.", "file": "zh.jsonl", "line": 7, "hint": "Add it."})
+        end(
+            what,
+            {
+                "reason": reason,
+                "message": "No output in this record.",
+                "file": "zh.jsonl",
+                "line": 7,
+                "hint": "Add it.",
+            },
+        )
     progress(workspace, 2)
     publish(config, workspace)
 
@@ -86,10 +95,17 @@ def publish(config, workspace):
 
 
 def progress(workspace, step):
-    text = json.dumps({
-        "percent": step * 50, "step": step, "totalSteps": 2, "tokensPerSecond": 347, "estimatedRemainingSeconds": 2 - step,
-        "activity": "training", "metrics": [{"name": "loss", "value": "5.3125"}],
-    })
+    text = json.dumps(
+        {
+            "percent": step * 50,
+            "step": step,
+            "totalSteps": 2,
+            "tokensPerSecond": 347,
+            "estimatedRemainingSeconds": 2 - step,
+            "activity": "training",
+            "metrics": [{"name": "loss", "value": "5.3125"}],
+        }
+    )
     beside = workspace / "progress.tmp"
     beside.write_text(text)
     beside.rename(workspace / "progress.json")

@@ -1,21 +1,19 @@
 """`herdsman describe`: everything about one resource."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Attempt, Status
+from herdsman.cli.columns import print_columns
 from herdsman.cli.figures import duration, shorter, size, span, took
 from herdsman.cli.names import command_name, parse_kind, title
 from herdsman.cli.observed import observe_one, open_home
 from herdsman.cli.rows import MARKS
 from herdsman.core.world import Key
-
-_INDENT = (0, 0, 0, 2)
 
 
 def describe_command(kind: str, name: str, home_option: str | None) -> None:
@@ -56,58 +54,48 @@ def _print_pairs(console: Console, heading: str, pairs: Mapping[str, Any]) -> No
         return
     if heading:
         console.print(Text(f"\n{heading}", "bold"))
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(Text(f"  {name}", "dim"), value if isinstance(value, Text) else Text(str(value)))
-    console.print(table)
+    cells = [
+        [Text(name, "dim"), value if isinstance(value, Text) else Text(str(value))] for name, value in rows.items()
+    ]
+    print_columns(console, ("", ""), cells, indent=2)
 
 
 def _print_conditions(console: Console, status: Status) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
-    for heading in ("  CONDITION", "STATUS", "REASON", "SINCE"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("MESSAGE", overflow="fold")
-    for condition in status.conditions:
-        since = _moment(condition.last_transition_time)
-        table.add_row(f"  {condition.type}", condition.status, condition.reason, since, Text(condition.message))
-    console.print(Text("\nConditions", "bold"))
-    console.print(table)
+    rows = [
+        [item.type, item.status, item.reason, _moment(item.last_transition_time), item.message]
+        for item in status.conditions
+    ]
+    _print_table(console, "Conditions", ("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
 
 
 def _print_attempts(console: Console, attempts: list[Attempt]) -> None:
-    if not attempts:
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("  ATTEMPT", "STARTED", "TOOK", "EXIT CODE", "REASON", "RESUMED FROM"):
-        table.add_column(heading, no_wrap=True)
+    rows = []
     for attempt in attempts:
         seconds = span(attempt)
-        table.add_row(
-            f"  {attempt.number}",
+        cells = [
+            str(attempt.number),
             _moment(attempt.started) if attempt.started else "",
             duration(seconds) if seconds is not None else "",
             str(attempt.exit_code) if attempt.exit_code is not None else "",
             attempt.reason or "",
             f"step {attempt.resumed_from_step}" if attempt.resumed_from_step else "",
-        )
-    console.print(Text("\nAttempts", "bold"))
-    console.print(table)
+        ]
+        rows.append(cells)
+    _print_table(console, "Attempts", (">ATTEMPT", "STARTED", ">TOOK", ">EXIT CODE", "REASON", "RESUMED FROM"), rows)
 
 
 def _print_history(console: Console, history: list[dict[str, Any]]) -> None:
-    if not history:
-        return
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for entry in history:
-        moment = _moment(datetime.fromisoformat(entry["time"]))
-        table.add_row(Text(f"  {moment}", "dim"), entry["phase"], entry["reason"], Text(entry["message"]))
-    console.print(Text("\nHistory", "bold"))
-    console.print(table)
+    rows = [
+        [_moment(datetime.fromisoformat(entry["time"])), entry["phase"], entry["reason"], entry["message"]]
+        for entry in history
+    ]
+    _print_table(console, "History", ("WHEN", "PHASE", "REASON", "MESSAGE"), rows)
+
+
+def _print_table(console: Console, heading: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        console.print(Text(f"\n{heading}", "bold"))
+        print_columns(console, titles, rows, indent=2)
 
 
 def _progress(status: Status) -> dict[str, Any]:

@@ -30,10 +30,15 @@ def age(created: datetime | None, now: datetime) -> str:
     return duration((now - created).total_seconds()) if created else ""
 
 
-def metric(progress: Progress | None, name: str) -> str | None:
-    """Return a figure of the progress, shortened to three or four significant digits."""
-    found = next((item.value for item in progress.metrics if item.name == name), None) if progress else None
-    return shorter(found) if found is not None else None
+def loss(progress: Progress | None) -> str:
+    """Return the loss with three decimals; empty where there is none."""
+    found = next((item.value for item in progress.metrics if item.name == "loss"), None) if progress else None
+    if found is None:
+        return ""
+    try:
+        return f"{float(found):.3f}"
+    except ValueError:
+        return found
 
 
 def shorter(value: str) -> str:

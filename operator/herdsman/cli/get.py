@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Phase
-from herdsman.cli.figures import age, duration, metric
+from herdsman.cli.columns import print_columns
+from herdsman.cli.figures import age, duration, loss
 from herdsman.cli.names import parse_kind, title
 from herdsman.cli.observed import Observed, observe_all, observe_one, open_home
 from herdsman.cli.rows import MARKS, sentence
@@ -35,11 +35,12 @@ def get_command(kind: str | None, name: str | None, home_option: str | None, out
     if not found:
         sys.stderr.write(f"no {info.kind if info else 'resources'} in {cluster.home.root}\n")
         return
-    console.print(_table(found, wide=output == "wide"))
+    wide = output == "wide"
+    print_columns(console, (*_HEADINGS, *(_WIDE if wide else ())), [_cells(each, wide=wide) for each in found])
     if not all(as_asked(each.status) or each.status.phase == Phase.FAILED for each in found):
         if (pid := holder(cluster.home.lock_file)) is None:
             console.print(Text("No herdsman run is at work here; `herdsman run` goes on.", "dim"))
-        elif output == "wide":
+        elif wide:
             console.print(Text(f"herdsman run (process {pid}) is at work here.", "dim"))
 
 
@@ -52,16 +53,8 @@ def _dump(found: list[Observed], output: str, *, single: bool) -> None:
         sys.stdout.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def _table(found: list[Observed], *, wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("RESOURCE", "PHASE", "PROGRESS", "STEP", "LOSS", "ETA", "AGE"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("PROGRESS", "STEP", "LOSS") else "left")
-    if wide:
-        for heading in ("QUEUE", "RESTARTS", "MESSAGE"):
-            table.add_column(heading, overflow="fold")
-    for each in found:
-        table.add_row(*_cells(each, wide=wide))
-    return table
+_HEADINGS = ("RESOURCE", "PHASE", ">PROGRESS", ">STEP", ">LOSS", ">ETA", ">AGE")
+_WIDE = ("QUEUE", ">RESTARTS", "MESSAGE")
 
 
 def _cells(found: Observed, *, wide: bool) -> list[Text]:
@@ -76,7 +69,7 @@ def _cells(found: Observed, *, wide: bool) -> list[Text]:
         Text(status.phase, MARKS[status.phase][1]),
         Text(f"{progress.percent}%" if progress is not None and progress.total_steps else ""),
         Text(steps),
-        Text(metric(progress, "loss") or ""),
+        Text(loss(progress)),
         Text(duration(seconds) if seconds is not None else ""),
         Text(age(created, datetime.now(UTC))),
     ]

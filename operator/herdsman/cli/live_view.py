@@ -1,7 +1,6 @@
 """A run on a terminal: a board that is redrawn in place."""
 
 import time
-from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cli.names import title
-from herdsman.cli.rows import MARKS, Board, report_line, sentence
+from herdsman.cli.rows import MARKS, Board, Inputs, report_line, sentence
 from herdsman.core.world import Key
 
 _FRAMES_PER_SECOND = 8
@@ -19,10 +18,10 @@ _FRAMES_PER_SECOND = 8
 class LiveView:
     """A board that is redrawn in place, with what is worth keeping printed above it."""
 
-    def __init__(self, console: Console, keys: Sequence[Key], known: dict[Key, Status]) -> None:
-        self._statuses = {key: known.get(key) or Status() for key in keys}
-        self._finished = {key for key, status in self._statuses.items() if status.phase == Phase.SUCCEEDED}
-        self._live = Live(Board(self._statuses), console=console, auto_refresh=False, transient=True)
+    def __init__(self, console: Console, statuses: dict[Key, Status], inputs: Inputs) -> None:
+        self._statuses = statuses
+        self._finished = {key for key, status in statuses.items() if status.phase == Phase.SUCCEEDED}
+        self._live = Live(Board(statuses, inputs), console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
 
     def __enter__(self) -> Self:

@@ -1,7 +1,6 @@
 """A run as plain lines, for files and pipes."""
 
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Self
 
@@ -9,69 +8,79 @@ from rich.console import Console
 from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Phase, Status
-from herdsman.cli.figures import duration
 from herdsman.cli.names import title
-from herdsman.cli.rows import PHASE_WIDTH, figures, report_line, sentence
+from herdsman.cli.rows import PHASE_WIDTH, Inputs, figures, report_line, stands
 from herdsman.core.world import Key
-from herdsman.local.history import headline
 
 PLAIN_SECONDS = 10.0
 """Progress without any other change is printed this often."""
 
 
 class PlainView:
-    """One timestamped line for each change."""
+    """One timestamped line for each change; what changes several times between two looks is told once."""
 
-    def __init__(self, console: Console, keys: Sequence[Key], known: dict[Key, Status]) -> None:
+    def __init__(self, console: Console, statuses: dict[Key, Status], inputs: Inputs) -> None:
         self._console = console
-        self._width = max((len(title(key)) for key in keys), default=0)
-        self._told = {key: _gist(status) for key, status in known.items()}
+        self._width = max((len(title(key)) for key in statuses), default=0)
+        self._statuses = statuses
+        self._inputs = inputs
+        self._told = {key: self._gist(key) for key, status in statuses.items() if status.conditions}
         self._at: dict[Key, float] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        self.looked()
 
     def changed(self, key: Key, status: Status) -> None:
-        """Print a new phase, reason or activity at once, and progress every ten seconds."""
-        gist, now = _gist(status), time.monotonic()
-        if self._told.get(key) == gist and now - self._at.get(key, now) < PLAIN_SECONDS:
-            self._at.setdefault(key, now)
-            return
-        if self._told.get(key) == gist and status.phase != Phase.RUNNING:
-            return
-        self._told[key], self._at[key] = gist, now
-        self._line(f"{title(key):<{self._width}}  {status.phase:<{PHASE_WIDTH}}  {_told(status)}")
-        if status.phase == Phase.SUCCEEDED and status.report:
-            self._line(f"{title(key):<{self._width}}  {'':<{PHASE_WIDTH}}  {report_line(status)}")
+        """Note the status; it is printed at the next look."""
+        self._statuses[key] = status
 
     def said(self, sentence: str) -> None:
         """Print the sentence."""
+        self.looked()
         self._line(sentence)
 
     def looked(self) -> None:
-        """Do nothing: time alone is no news."""
+        """Print every new phase, reason or activity, and progress every ten seconds."""
+        now = time.monotonic()
+        for key, status in self._statuses.items():
+            gist = self._gist(key)
+            if not status.conditions or (self._told.get(key) == gist and not self._due(key, status, now)):
+                continue
+            new_success = status.phase == Phase.SUCCEEDED and self._told.get(key, gist)[0] != Phase.SUCCEEDED
+            self._told[key], self._at[key] = gist, now
+            self._line(f"{title(key):<{self._width}}  {status.phase:<{PHASE_WIDTH}}  {self._sentence(key)}")
+            if new_success and status.report:
+                self._line(f"{title(key):<{self._width}}  {'':<{PHASE_WIDTH}}  {report_line(status)}")
+
+    def _due(self, key: Key, status: Status, now: float) -> bool:
+        return status.phase == Phase.RUNNING and now - self._at.get(key, now) >= PLAIN_SECONDS
+
+    def _gist(self, key: Key) -> tuple[object, ...]:
+        status = self._statuses[key]
+        progress = status.progress
+        training = status.phase == Phase.RUNNING and progress is not None and progress.total_steps
+        activity = progress.activity if progress is not None else None
+        return status.phase, activity, None if training else stands(key, self._statuses, self._inputs)
+
+    def _sentence(self, key: Key) -> str:
+        return _progress(self._statuses[key]) or stands(key, self._statuses, self._inputs)
 
     def _line(self, text: str) -> None:
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
         self._console.print(Text(f"{stamp}  {text}".rstrip()), soft_wrap=True)
 
 
-def _gist(status: Status) -> tuple[object, ...]:
-    activity = status.progress.activity if status.progress else None
-    return status.phase, headline(status), activity
-
-
-def _told(status: Status) -> str:
+def _progress(status: Status) -> str | None:
+    """Return the figures of a run that counts steps."""
     progress = status.progress
     if status.phase != Phase.RUNNING or progress is None or not progress.total_steps:
-        return sentence(status)
-    step, loss, tokens, _ = (column.text for column in figures(progress))
-    parts = [f"{progress.percent:>3}%", f"step {step}"]
-    parts += [f"loss {loss}"] if loss else []
-    parts += [f"{tokens} tokens/s"] if tokens else []
-    if progress.estimated_remaining_seconds is not None:
-        parts.append(f"{duration(progress.estimated_remaining_seconds)} to go")
+        return None
+    shown = figures(progress)
+    parts = [f"{progress.percent:>3}%", f"step {shown.step}"]
+    parts += [f"loss {shown.loss}"] if shown.loss else []
+    parts += [f"{shown.speed} tokens/s"] if shown.speed else []
+    parts += [f"{shown.remaining} to go"] if shown.remaining else []
     return "  ".join(parts + ([progress.activity] if progress.activity else []))

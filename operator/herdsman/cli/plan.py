@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.api.v1alpha1.status import Estimate
+from herdsman.cli.columns import print_columns
 from herdsman.cli.names import title
 from herdsman.cli.refusals import REFUSED
 from herdsman.cli.run import checked_manifests
+from herdsman.core.world import Key
 from herdsman.local.home import Home
 from herdsman.local.machine import this_machine
 from herdsman.local.preview import Preview, PreviewCluster, preview
@@ -24,7 +25,7 @@ from herdsman.local.volumes import parse_volumes
 
 
 def plan_command(paths: Sequence[Path], volumes: Sequence[str], home_option: str | None, output: str) -> int:
-    """Print the plan and return the exit code: 1 where something would not run."""
+    """Print the plan and return the exit code: 1 where something would be refused everywhere."""
     manifests = checked_manifests(paths)
     home = Home.at(home_option)
     home.check_format()
@@ -41,30 +42,44 @@ def plan_command(paths: Sequence[Path], volumes: Sequence[str], home_option: str
 
 
 def _print(console: Console, previews: Sequence[Preview]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("", "RESOURCE", "AFTER", "MAKES", "NEEDS"):
-        table.add_column(heading, overflow="fold")
+    print_columns(console, ("", "RESOURCE", "MAKES", "AFTER", "NEEDS"), [_row(each) for each in previews])
+    console.print()
     for each in previews:
-        sign, style = ("✘", "bold red") if each.problems else ("✔", "green") if each.done else ("+", "cyan")
-        after = "\n".join(title(key) for key in each.after)
-        table.add_row(Text(f" {sign}", style), title(each.key), after, _makes(each), _needs(each.plan.estimate))
-    console.print(table)
-    wrong = [each for each in previews if each.problems]
-    for each in wrong:
         for problem in each.problems:
-            console.print(Text(" ✘ ", "bold red").append(f"{title(each.key)}: ", "bold").append(problem))
-    if not wrong:
-        waiting = sum(not each.done for each in previews)
-        told = f"{waiting} of {len(previews)} resources would run" if waiting else "everything is done already"
-        console.print(Text(f"{told}; nothing was touched.", "dim"))
+            console.print(Text("✘ ", "bold red").append(f"{title(each.key)}: ", "bold").append(problem))
+    for want, keys in _wants(previews).items():
+        console.print(Text("! ", "yellow").append(f"{', '.join(map(title, keys))}: ", "bold").append(want))
+    console.print(Text(f"{_verdict(previews)}; nothing was touched.", "dim"))
+
+
+def _wants(previews: Sequence[Preview]) -> dict[str, list[Key]]:
+    """Return what this machine lacks, each with the resources that need it."""
+    found: dict[str, list[Key]] = {}
+    for each in previews:
+        for want in dict.fromkeys(each.wants):
+            found.setdefault(want, []).append(each.key)
+    return found
+
+
+def _verdict(previews: Sequence[Preview]) -> str:
+    sound = [each for each in previews if not each.problems]
+    elsewhere = sum(bool(each.wants) for each in sound)
+    told = f"{len(sound)} of {len(previews)} resources can run"
+    return f"{told}, {elsewhere} of them not on this machine as it is" if elsewhere else told
+
+
+def _row(found: Preview) -> list[Text | str]:
+    sign, style = ("✘", "bold red") if found.problems else ("✔", "green") if found.done else ("+", "cyan")
+    after = ", ".join(f"{KINDS[key.kind].short}/{key.name}" for key in found.after)
+    return [Text(sign, style), title(found.key), _makes(found), after, _needs(found.plan.estimate)]
 
 
 def _makes(found: Preview) -> str:
+    """Return the one child that does the work; all of them are in the JSON and YAML output."""
     if found.done:
         return "nothing, it is done"
-    made = [f"{child['kind']}/{child['metadata']['name']}" for child in found.children]
-    attempt = f"attempt {found.plan.attempt}" if found.plan.attempt is not None and found.plan.attempt > 1 else ""
-    return "\n".join([*made, *([attempt] if attempt else [])]) or "nothing"
+    workers = (child for child in found.children if child["kind"] in ("Job", "Deployment"))
+    return next((f"{child['kind']} {child['metadata']['name']}" for child in workers), "nothing")
 
 
 def _needs(estimate: Estimate | None) -> str:
@@ -75,7 +90,7 @@ def _needs(estimate: Estimate | None) -> str:
         f"{estimate.disk_gib:g} GiB disk" if estimate.disk_gib is not None else "",
         f"{estimate.hours:g} hours" if estimate.hours is not None else "",
     ]
-    return "\n".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part)
 
 
 def _object(found: Preview) -> dict[str, Any]:
@@ -88,6 +103,7 @@ def _object(found: Preview) -> dict[str, Any]:
         "attempt": planned.attempt,
         "after": [{"kind": key.kind, "name": key.name} for key in found.after],
         "problems": list(found.problems),
+        "wants": list(found.wants),
         "estimate": planned.estimate.to_json() if planned.estimate else None,
         "children": [json.loads(json.dumps(child, default=dict)) for child in planned.children],
     }

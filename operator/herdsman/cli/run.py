@@ -14,8 +14,10 @@ from herdsman.cli.live_view import LiveView
 from herdsman.cli.names import title
 from herdsman.cli.plain_view import PlainView
 from herdsman.cli.refusals import INTERRUPTED, REFUSED, USAGE, Refused
+from herdsman.cli.rows import Inputs
 from herdsman.cli.summary import print_summary
 from herdsman.cli.view import View
+from herdsman.core.references import direct
 from herdsman.core.world import Key
 from herdsman.local.cluster import LocalCluster
 from herdsman.local.follow import Ending, Follower, as_asked, with_inputs
@@ -79,8 +81,9 @@ def _apply(cluster: LocalCluster, manifests: Manifests) -> list[Key]:
 
 async def _follow(cluster: LocalCluster, keys: list[Key], home_option: str | None, *, as_json: bool) -> int:
     console = Console(highlight=False)
-    known = {key: status for key in keys if (status := cluster.store.status(key)) is not None}
-    view = _view(console, keys, known, as_json=as_json)
+    known = {key: cluster.store.status(key) or Status() for key in keys}
+    inputs = {key: [source for _, source in direct(resource)] for key, resource in cluster.resources().items()}
+    view = _view(console, dict(known), inputs, as_json=as_json)
     follower = Follower(cluster, local_site(cluster.home), keys, view)
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
@@ -92,20 +95,21 @@ async def _follow(cluster: LocalCluster, keys: list[Key], home_option: str | Non
         resources = [state(key, status) for key, status in ending.statuses.items()]
         view.emit({"summary": {"exitCode": code, "interrupted": ending.interrupted, "resources": resources}})
         return code
-    home = f" --home {home_option}" if home_option and home_option != DEFAULT_HOME else ""
     if known == ending.statuses and all(as_asked(status) for status in known.values()):
         console.print(f"Nothing to do: {_all(len(keys))} as asked.")
     console.print()
-    print_summary(console, ending, cluster.resources(), home)
+    home = f" --home {home_option}" if home_option and home_option != DEFAULT_HOME else ""
+    print_summary(console, ending, cluster.resources(), inputs, home)
     if ending.interrupted:
-        console.print("\nSaved. Run the same command again to go on.")
+        told = "Stopped. What was saved counts" if follower.stops == 1 else "Killed. The newest checkpoints count"
+        console.print(f"\n{told}: run the same command again to go on.")
     return code
 
 
-def _view(console: Console, keys: list[Key], known: dict[Key, Status], *, as_json: bool) -> View:
+def _view(console: Console, statuses: dict[Key, Status], inputs: Inputs, *, as_json: bool) -> View:
     if as_json:
         return JsonView(console)
-    return LiveView(console, keys, known) if console.is_terminal else PlainView(console, keys, known)
+    return LiveView(console, statuses, inputs) if console.is_terminal else PlainView(console, statuses, inputs)
 
 
 def _on_signal(follower: Follower, view: View) -> None:

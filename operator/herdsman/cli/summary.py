@@ -3,75 +3,72 @@
 import json
 from collections.abc import Mapping
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from herdsman.api.v1alpha1.registry import AnyResource
-from herdsman.api.v1alpha1.status import Phase, Status
+from herdsman.api.v1alpha1.status import Phase, Reason, Status
+from herdsman.cli.columns import print_columns
 from herdsman.cli.figures import duration, size, took
 from herdsman.cli.names import command_name, title
-from herdsman.cli.rows import MARKS, report_line
+from herdsman.cli.rows import MARKS, Inputs, stands
 from herdsman.core.world import Key
 from herdsman.local.follow import Ending, as_asked
 from herdsman.local.history import headline
 
 
-def print_summary(console: Console, ending: Ending, resources: Mapping[Key, AnyResource], home: str) -> None:
-    """Print the table, the reports, what is wrong, and a request for each server that is ready."""
-    console.print(_table(ending))
+def print_summary(
+    console: Console, ending: Ending, resources: Mapping[Key, AnyResource], inputs: Inputs, home: str
+) -> None:
+    """Print the table, what is wrong, and a request for each server that is ready; `home` is the option to repeat."""
+    rows = [_row(key, status, ending, inputs) for key, status in ending.statuses.items()]
+    print_columns(console, ("RESOURCE", "  PHASE", ">TOOK", "RESULT"), rows, indent=1)
     for key, status in ending.statuses.items():
-        if not as_asked(status):
-            _print_trouble(console, key, status, home, interrupted=ending.interrupted)
+        if _is_trouble(status, ending):
+            _print_trouble(console, key, status, home)
     for key, status in ending.statuses.items():
         if status.phase == Phase.READY and status.url:
-            _print_request(console, key, status.url, resources.get(key))
+            _print_request(console, key, status.url, resources.get(key), home)
 
 
-def _table(ending: Ending) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("", "RESOURCE", "PHASE", "TOOK", "RESULT"):
-        table.add_column(heading, no_wrap=heading in ("", "PHASE", "TOOK"), overflow="fold")
-    for key, status in ending.statuses.items():
-        sign, style = MARKS[status.phase]
-        seconds = took(status)
-        table.add_row(
-            Text(f" {sign}", style),
-            title(key),
-            Text(status.phase, style),
-            duration(seconds) if seconds is not None else "",
-            _result(status),
-        )
-    return table
+def _row(key: Key, status: Status, ending: Ending, inputs: Inputs) -> list[Text]:
+    sign, style = MARKS[status.phase]
+    seconds = took(status)
+    phase = Text(f"{sign} ", style).append(status.phase)
+    result = Text("see below", "red") if _is_trouble(status, ending) else _result(key, status, ending, inputs)
+    return [Text(title(key)), phase, Text(duration(seconds) if seconds is not None else ""), result]
 
 
-def _result(status: Status) -> Text:
+def _result(key: Key, status: Status, ending: Ending, inputs: Inputs) -> Text:
     if status.artifact is not None:
-        made = f"{status.artifact.kind}, {size(status.artifact.bytes)}"
-        text = Text(made)
-        return text.append(f"\n{report_line(status)}", "dim") if status.report else text
-    if status.phase == Phase.READY and status.url:
-        return Text(status.url)
-    return Text(headline(status).reason, "dim" if as_asked(status) else "red")
+        return Text(f"{status.artifact.kind}, {size(status.artifact.bytes)}")
+    if ending.interrupted and status.attempts and status.phase != Phase.SUSPENDED:
+        step = status.checkpoint.step if status.checkpoint is not None else None
+        return Text(f"stopped, saved at step {step}" if step is not None else "stopped")
+    return Text(stands(key, ending.statuses, inputs), "dim" if status.phase == Phase.WAITING else "")
 
 
-def _print_trouble(console: Console, key: Key, status: Status, home: str, *, interrupted: bool) -> None:
-    sign, style = MARKS[Phase.SUSPENDED if interrupted and status.phase != Phase.FAILED else Phase.FAILED]
+def _is_trouble(status: Status, ending: Ending) -> bool:
+    """Whether it is not as asked and neither merely waits for others nor was stopped with everything."""
+    if as_asked(status) or headline(status).reason == Reason.REFERENCE_NOT_READY:
+        return False
+    return not ending.interrupted or status.phase in (Phase.FAILED, Phase.DEGRADED)
+
+
+def _print_trouble(console: Console, key: Key, status: Status, home: str) -> None:
     reason, message = headline(status)
     failure = status.failure
-    line = Text(f" {sign} ", style).append(f"{title(key)}: ", "bold")
     told = failure.message if failure is not None and failure.message not in message else message
-    console.print(line.append(told or reason))
+    console.print(Text("\n ✘ ", "bold red").append(f"{title(key)}: ", "bold").append(told or reason))
     if failure is not None and failure.hint:
         console.print(Text(f"   {failure.hint}"))
-    if status.attempts and not interrupted:
-        console.print(Text(f"   The log: herdsman logs {command_name(key)}{home}", "dim"))
+    if status.attempts or status.replicas is not None:
+        console.print(Text(f"   Its log: herdsman logs {command_name(key)}{home}", "dim"))
 
 
-def _print_request(console: Console, key: Key, url: str, resource: AnyResource | None) -> None:
+def _print_request(console: Console, key: Key, url: str, resource: AnyResource | None, home: str) -> None:
     name = getattr(resource.spec, "model_name", None) if resource is not None else None
     body = {"model": name or key.name, "messages": [{"role": "user", "content": "Hello!"}]}
-    console.print(Text(f"\n{title(key)} answers at {url}", "bold"))
-    request = f"curl {url}/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'"
+    request = f"curl {url}/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'"
+    console.print(Text(f"\n{title(key)} answers at {url}", "bold").append(f" until herdsman stop{home}.", "not bold"))
     console.print(Text(request), soft_wrap=True)

@@ -36,7 +36,8 @@ class LocalCluster:
         home: Home,
         machine: Machine,
         mapped: Mapping[str, Path] | None = None,
-        assumed: Collection[str] | None = None,
+        *,
+        assumed: bool = False,
     ) -> None:
         processes = Processes()
         self.home = home
@@ -44,7 +45,7 @@ class LocalCluster:
         self.store = Store(home)
         self.jobs = Jobs(home, processes)
         self.servers = Servers(home, processes, machine)
-        self.volumes = Volumes(home, mapped, assumed)
+        self.volumes = Volumes(home, mapped, assumed=assumed)
         self._draining = False
 
     def now(self) -> datetime:

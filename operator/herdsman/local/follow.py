@@ -114,11 +114,11 @@ class Follower:
                     self._listener.said(f"{error.filename or self._cluster.home.root}: {error.strerror}; trying again")
                     if faults == MAX_FAULTS:
                         raise
-                if self._cluster.fingerprints() == before:
-                    if self._over():
+                over = self._over()
+                if self._cluster.fingerprints() == before:  # asked last: nothing has ended since it was reconciled
+                    if over:
                         return self._ending()
                     await self._until_something_happens(before)
-                self._listener.looked()
 
     def stop(self) -> None:
         """Ask all runs to save and end; the second call kills them."""
@@ -145,6 +145,8 @@ class Follower:
         self._due_at.pop(key, None)
         if outcome.requeue_after is not None:
             self._due_at[key] = time.monotonic() + outcome.requeue_after
+        if outcome.status is not None and is_final(outcome.status):
+            self._cluster.stop(key)  # what still works when the end is decided is overdue
         if outcome.status is not None and (known is None or known.status != outcome.status):
             self._listener.changed(key, outcome.status)
 
@@ -178,10 +180,10 @@ class Follower:
 
     def _goes_on(self, key: Key, status: Status | None) -> bool:
         """Whether something may still happen to the resource without anybody's help."""
-        if status is None or is_final(status) or status.phase == Phase.READY:
+        if any(job.owner == key for job in self._cluster.running_jobs()):
+            return True
+        if status is None or is_final(status) or status.phase == Phase.READY or key in self._held:
             return False
-        if key in self._held:
-            return any(job.owner == key for job in self._cluster.running_jobs())
         return self._cluster.active(key) or (key in self._due_at and not _waits(status))
 
     def _ending(self) -> Ending:

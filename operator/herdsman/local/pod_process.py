@@ -5,7 +5,8 @@ Run as a script by path, with the standard library only, so that it starts at on
 stop the process gracefully and to write its exit code, which would otherwise be lost.
 
 PLACE.process.json says who runs, PLACE.exit.json how it ended. SIGTERM is passed on, and after GRACE seconds the
-process is killed; SIGUSR1 kills it at once. With a PARENT, the death of that process counts as SIGTERM; 0 means none.
+process is killed; SIGUSR1 kills it at once. With a PARENT, the death of that process counts as SIGTERM; with 0
+it becomes nobody's child, and the call returns once it is recorded.
 """
 
 import contextlib
@@ -107,6 +108,18 @@ def _become(command: list[str], parent: int) -> None:
         os._exit(127)
 
 
+def _detach() -> int:
+    """Go on in a child of nobody's, in a session of its own; the caller ends once the returned descriptor is closed."""
+    read_end, write_end = os.pipe()
+    if os.fork():
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    os.setsid()
+    return write_end
+
+
 def main(arguments: list[str]) -> None:
     """Run one pod's process from start to record."""
     place, grace, parent, command = arguments[0], int(arguments[1]), int(arguments[2]), arguments[3:]
@@ -114,9 +127,12 @@ def main(arguments: list[str]) -> None:
         die_with_parent()
         if os.getppid() != parent:
             return
+    told = None if parent else _detach()
     pod = _Pod(grace)
     identity = {"pid": os.getpid(), "startTime": start_time(os.getpid()), "boot": boot_id(), "started": time.time()}
     write(f"{place}.process.json", identity)
+    if told is not None:
+        os.close(told)
     code = pod.run(command, parent)
     write(f"{place}.exit.json", {"exitCode": code, "stopped": pod.stopped, "ended": time.time()})
 

@@ -1,8 +1,8 @@
 """Planning without touching anything: what a run of these manifests would make, input by input."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from herdsman.core.conditions import holds
 from herdsman.core.inputs import made_by
 from herdsman.core.plan import plan
 from herdsman.core.plan_types import Manifest, Plan
-from herdsman.core.references import direct, key_of
+from herdsman.core.references import direct, key_of, volumes
 from herdsman.core.site import Site
 from herdsman.core.volumes import writes
 from herdsman.core.world import Key
@@ -42,7 +42,9 @@ class Preview:
     after: tuple[Key, ...]
     """The resources it waits for, which are not finished yet."""
     problems: tuple[str, ...]
-    """Why it would not run."""
+    """Why it would not run anywhere."""
+    wants: tuple[str, ...]
+    """What it needs and this machine does not have: volumes, GPUs."""
 
     @property
     def children(self) -> tuple[Manifest, ...]:
@@ -53,8 +55,10 @@ class Preview:
 class PreviewCluster(LocalCluster):
     """A home with resources that were not applied to it."""
 
-    def __init__(self, home: Home, machine: Machine, mapped: Mapping[str, Path], claims: Sequence[str]) -> None:
-        super().__init__(home, machine, mapped, assumed=claims)
+    def __init__(self, home: Home, machine: Machine, mapped: Mapping[str, Path], claims: Collection[str]) -> None:
+        super().__init__(home, machine, mapped, assumed=True)
+        self.claims = claims
+        """Volumes that the same manifests make."""
         self.overlay: dict[Key, AnyResource] = {}
 
     def resources(self) -> dict[Key, AnyResource]:
@@ -85,21 +89,31 @@ async def _preview(cluster: PreviewCluster, resource: AnyResource, applied: Appl
     problems = [applied.refusal] if applied is not None and applied.refusal is not None else []
     for problem in (*([planned.refused] if planned.refused else []), *planned.waiting_for):
         problems.append(f"{problem.message} {problem.hint or ''}".rstrip())
-    for child in planned.children:
-        if child["kind"] == "Job":
-            record = JobRecord(child["metadata"]["name"], key, resource.metadata.uid, 0.0, child)
-            if (hindrance := shortage(record.request, cluster.machine)) is not None:
-                problems.append(f"it {hindrance}.")
     done = holds(resource.status, ConditionType.COMPLETE)
     if holds(resource.status, ConditionType.FAILED):
         problems.append("It has failed before, which never changes; delete it, or give it a new name.")
     action = applied.action if applied is not None else "unchanged"
-    return Preview(key, action, planned, done, (), tuple(problems))
+    wants = () if done else (*_missing_volumes(cluster, resource), *_missing_gpus(cluster, resource, planned))
+    return Preview(key, action, planned, done, (), tuple(problems), wants)
+
+
+def _missing_volumes(cluster: PreviewCluster, resource: AnyResource) -> Iterator[str]:
+    for _, volume in volumes(resource):
+        if not cluster.volumes.exists(volume.claim) and volume.claim not in cluster.claims:
+            yield f"the volume {volume.claim} is not here; give it with --volume {volume.claim}=DIRECTORY"
+
+
+def _missing_gpus(cluster: PreviewCluster, resource: AnyResource, planned: Plan) -> Iterator[str]:
+    for child in planned.children:
+        if child["kind"] == "Job":
+            record = JobRecord(child["metadata"]["name"], key_of(resource), resource.metadata.uid, 0.0, child)
+            if (hindrance := shortage(record.request, cluster.machine)) is not None:
+                yield hindrance
 
 
 def _with_order(found: Preview, cluster: PreviewCluster, unfinished: set[Key]) -> Preview:
     after = dict.fromkeys(key for _, key in direct(cluster.resources()[found.key]) if key in unfinished)
-    return Preview(found.key, found.action, found.plan, found.done, tuple(after), found.problems)
+    return replace(found, after=tuple(after))
 
 
 def _assume_success(cluster: PreviewCluster, key: Key) -> None:

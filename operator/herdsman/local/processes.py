@@ -85,7 +85,7 @@ class Processes:
         parent = "0" if kept else str(os.getpid())
         supervised = [sys.executable, "-I", "-S", pod_process.__file__, str(place.directory / str(place.index))]
         with place.log.open("ab") as log:
-            self._children[place] = subprocess.Popen(
+            child = subprocess.Popen(
                 [*supervised, str(grace), parent, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -94,6 +94,10 @@ class Processes:
                 cwd=place.directory,
                 start_new_session=True,  # Ctrl-C in the terminal reaches `herdsman run` only
             )
+        if kept:
+            child.wait()
+        else:
+            self._children[place] = child
 
     def state(self, place: PodPlace) -> ProcessState | None:
         """Return how the pod's process is, or None where none was started."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -16,6 +15,7 @@ from herdsman.api.exit_codes import PERMANENT
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
+from herdsman.core.serving import CONFIG_DIGEST
 from herdsman.core.world import Key, PodFacts, ServerFacts
 from herdsman.local.home import Home
 from herdsman.local.json_files import read_object, write_json
@@ -41,14 +41,14 @@ class ServerRecord:
     generation: int
     """The generation of the ModelServer that it was made from."""
     digest: str
-    """Of the configuration and the command: another one needs another process."""
+    """Of the configuration: another one needs another process."""
     port: int
     manifest: Manifest
 
     @property
     def replicas(self) -> int:
-        """How many are wanted; one machine keeps one, or none."""
-        return min(1, int(self.manifest["spec"].get("replicas", 1)))
+        """How many are wanted; on one machine one process stands for all of them."""
+        return int(self.manifest["spec"].get("replicas", 1))
 
 
 class Servers:
@@ -65,14 +65,13 @@ class Servers:
     def apply(self, manifest: Manifest, owner: AnyResource) -> None:
         """Record the Deployment; its configuration must have been applied before."""
         name = manifest["metadata"]["name"]
-        config = (self._home.configs / f"{name}.json").read_bytes()
-        command = read_pod_template(manifest).command
+        config = json.loads((self._home.configs / f"{name}.json").read_bytes())
         kind, owner_name = key_of(owner)
         record = {
             "owner": {"kind": kind, "name": owner_name, "uid": owner.metadata.uid},
             "generation": owner.metadata.generation,
-            "digest": hashlib.sha256(config + "\0".join(command).encode()).hexdigest(),
-            "port": json.loads(config)["port"],
+            "digest": manifest["spec"]["template"]["metadata"]["annotations"][CONFIG_DIGEST],
+            "port": config["port"],
             "manifest": manifest,
         }
         write_json(self._home.servers / name / "server.json", record)
@@ -114,9 +113,9 @@ class Servers:
         if record.name in self._hindered:
             return True
         starts, state = self._starts.get(record.name, 0), self.state(record)
-        if starts == 0 or state is None or state.running:
+        if starts == 0 or (state is not None and state.running):
             return False
-        return starts > RESTARTS or state.exit_code in PERMANENT
+        return starts > RESTARTS or (state is not None and state.exit_code in PERMANENT)
 
     def terminate(self, record: ServerRecord) -> None:
         """Ask its process to end."""
@@ -141,8 +140,8 @@ class Servers:
         name = f"{record.name}-0"
         pod = pod_facts(name, self.place(record), state, "server") if state is not None else None
         return ServerFacts(
-            replicas=int(running),
-            ready=int(ready and current),
+            replicas=record.replicas if running else 0,
+            ready=record.replicas if ready and current else 0,
             url=f"http://127.0.0.1:{record.port}/v1" if running else None,
             observed_generation=record.generation if current else 0,
             pods=tuple(facts for facts in (hindered or pod,) if facts is not None),
@@ -157,12 +156,13 @@ class Servers:
 
     def _may_start(self, record: ServerRecord) -> bool:
         template = read_pod_template(record.manifest)
-        reason, message = "Unschedulable", shortage(Request(record.name, gpus=template.gpus), self._machine)
+        message = shortage(Request(record.name, gpus=template.gpus), self._machine)
         if message is None and _taken(record.port):
-            reason = "PortInUse"
             message = f"another process listens on port {record.port}; stop it, or set spec.port to a free one"
         if message is not None:
-            self._hindered[record.name] = PodFacts(f"{record.name}-0", 0, "Pending", "server", None, reason, message)
+            self._hindered[record.name] = PodFacts(
+                f"{record.name}-0", 0, "Pending", "server", None, "Unschedulable", message
+            )
         return message is None
 
     def _start(self, record: ServerRecord) -> None:

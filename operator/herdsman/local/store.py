@@ -179,7 +179,7 @@ def _delete_first(key: Key) -> str:
 
 
 def _timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Volumes of this machine: directories of the home, or links to directories that the user names."""
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from herdsman.core.world import VolumeFacts
@@ -27,14 +27,16 @@ def parse_volumes(options: Sequence[str]) -> dict[str, Path]:
 
 
 class Volumes:
-    """The volumes of a home; `mapped` and `assumed` ones are seen without being remembered or made."""
+    """The volumes of a home; `mapped` ones are seen without being remembered, `assumed` takes all others as there."""
 
-    def __init__(
-        self, home: Home, mapped: Mapping[str, Path] | None = None, assumed: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, home: Home, mapped: Mapping[str, Path] | None = None, *, assumed: bool = False) -> None:
         self._root = home.volumes
         self._mapped = dict(mapped or {})
-        self._assumed = frozenset(assumed or ())
+        self._assumed = assumed
+
+    def exists(self, claim: str) -> bool:
+        """Whether there is a directory for the claim."""
+        return self._mapped.get(claim, self._root / claim).is_dir()
 
     def remember(self, mapped: Mapping[str, Path]) -> None:
         """Link the claims to their directories; raises VolumeRefused where a claim has files of its own already."""
@@ -69,7 +71,7 @@ class Volumes:
             elif link.is_symlink():
                 message = f"its directory {link.readlink()} is gone; put it back, or give --volume {claim}=DIRECTORY"
                 found[claim] = VolumeFacts(claim, bound=False, message=message)
-            elif claim in self._assumed:
+            elif self._assumed:
                 found[claim] = VolumeFacts(claim, ("ReadWriteOnce", "ReadWriteMany"))
         return found
 

@@ -1,0 +1,107 @@
+"""Servers on one machine: kept processes behind a port."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from builders import manifest
+from herdsman.local.history import headline
+from shells.homes import model_import, phases, server, status_of, until
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def pid_of(play):
+    (record,) = play.cluster.servers.records()
+    state = play.cluster.servers.state(record)
+    return state.pid if state is not None and state.running else None
+
+
+def test_a_server_is_ready_once_it_answers_and_stays_after_the_run(play, port):
+    play.apply(model_import(), server(port=port))
+    ending = play.follow()
+    assert phases(ending) == {"base": "Succeeded", "chat": "Ready"}
+    assert status_of(ending, "chat").url == f"http://127.0.0.1:{port}/v1"
+    before = pid_of(play)
+    play.fresh_cluster()
+    assert phases(play.follow())["chat"] == "Ready"
+    assert pid_of(play) == before is not None
+
+
+def test_a_changed_configuration_replaces_the_process(play, port):
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    # An upgrade of Herdsman, or a model made anew, changes the configuration of a server whose manifest stays.
+    path = play.home.resources / "ModelServer" / "chat.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "spec": {**stored["spec"], "modelName": "other"}}))
+    play.fresh_cluster()
+    assert phases(play.follow())["chat"] == "Ready"
+    assert pid_of(play) not in (before, None)
+
+
+def test_a_server_that_died_is_started_again_by_the_next_run(play, port):
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    os.kill(before, signal.SIGTERM)
+    play.fresh_cluster()
+    assert phases(play.follow())["chat"] == "Ready"
+    assert pid_of(play) not in (before, None)
+
+
+def test_a_server_that_always_crashes_is_given_up_and_says_so(play, port):
+    play.behave(chat=["crash"])
+    play.apply(model_import(), server(port=port))
+    ending = play.follow()
+    assert phases(ending) == {"base": "Succeeded", "chat": "Degraded"}
+    log = (play.home.servers / "ms-chat" / "0.log").read_text()
+    assert log.count("started") == 4
+    assert "exit code 3" in status_of(ending, "chat").failure.message
+
+
+def test_a_port_of_somebody_else_is_named_with_the_remedy(play):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        play.apply(model_import(), server(port=taken))
+        ending = play.follow()
+    assert phases(ending)["chat"] == "Degraded"
+    message = headline(status_of(ending, "chat")).message
+    assert f"another process listens on port {taken}" in message
+    assert "spec.port" in message
+
+
+def test_no_replicas_stop_the_server_and_some_start_it(play, port):
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    play.fresh_cluster()
+    assert play.apply(model_import(), server(port=port, replicas=0))["chat"].action == "updated"
+    assert phases(play.follow())["chat"] == "Suspended"
+    play.follow_while(nothing)
+    assert pid_of(play) is None
+    play.fresh_cluster()
+    play.apply(model_import(), server(port=port, replicas=2))
+    assert phases(play.follow())["chat"] == "Ready"
+
+
+async def nothing(_):
+    await until(lambda: True, "at once")
+
+
+def test_a_server_waits_for_its_model(play, port):
+    play.behave(base=[42])
+    play.apply(manifest("ModelServer", "chat", {"model": {"modelImport": "base"}, "port": port}), model_import())
+    ending = play.follow()
+    assert phases(ending) == {"base": "Failed", "chat": "Waiting"}
+    assert not play.cluster.servers.records()
