@@ -102,7 +102,7 @@ def test_logs_of_each_attempt(herdsman):
 
 
 def test_delete_forgets_a_resource_and_keeps_its_files(done):
-    code, out, err = done("delete", "pj", "zh")
+    code, out, _ = done("delete", "pj", "zh")
     assert code == 0
     assert f"{done.pretrain_dir()} stays" in out
     assert (done.pretrain_dir() / "artifact").is_dir()
@@ -111,7 +111,7 @@ def test_delete_forgets_a_resource_and_keeps_its_files(done):
 
 
 def test_delete_purge_also_deletes_what_it_wrote(done):
-    code, out, err = done("delete", "pj", "zh", "--purge")
+    code, _, err = done("delete", "pj", "zh", "--purge")
     assert (code, err) == (0, "")
     assert not (done.home.volumes / "pj-zh").exists()
     assert done("run", *done.manifests(model_import(), pretrain(stage="EmbeddingsOnly")))[0] == 0
@@ -204,7 +204,5 @@ def test_a_bug_is_one_sentence_and_no_traceback(herdsman, monkeypatch):
     monkeypatch.setattr("herdsman.cli.get.get_command", lambda *_: 1 / 0)
     code, _, err = herdsman("get")
     assert code == 70
-    assert (
-        err
-        == "herdsman: this is a bug in Herdsman: ZeroDivisionError: division by zero; HERDSMAN_DEBUG=1 shows the traceback\n"
-    )
+    assert err.startswith("herdsman: this is a bug in Herdsman: ZeroDivisionError: division by zero; HERDSMAN_DEBUG=1")
+    assert err.count("\n") == 1

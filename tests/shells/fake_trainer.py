@@ -1,7 +1,7 @@
 """Stands for the interpreter of pods: a trainer and a server that honour the contract and need no torch.
 
-Called as `fake -m herdsman_trainer --config FILE`. What each attempt of a resource does is read from the JSON file named
-by FAKE_PLAN: {"<name>": ["hold", 42, "done", ...]}, one entry an attempt, the last one repeated.
+Called as `fake -m herdsman_trainer --config FILE`. What each attempt of a resource does is read from the JSON file
+named by FAKE_PLAN: {"<name>": ["hold", 42, "done", ...]}, one entry an attempt, the last one repeated.
 
 done      progress, an artifact, exit code 0            hold   works until SIGTERM (saves, 75) or until a file `release`
 42, 43    a termination message with file and line      75     a temporary fault
@@ -23,7 +23,8 @@ KINDS = {"ModelImport": "model", "TokenizerMerge": "tokenizer", "LoRAMerge": "mo
 
 def main():
     config = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
-    print("started", " ".join(sys.argv[1:3]), "threads", os.environ["OMP_NUM_THREADS"], flush=True)
+    sys.stdout.write(f"started {' '.join(sys.argv[1:3])} threads {os.environ['OMP_NUM_THREADS']}\n")
+    sys.stdout.flush()
     serve(config) if config["kind"] == "ModelServer" else train(config)
 
 
