@@ -43,6 +43,8 @@ def load(shape=CHINESE_7B, stage="LoRA", *, compute=None, **recipe):
         ("llama-13b", 13_015_864_320),
         ("llama-33b", 32_528_943_616),
         ("llama-65b", 65_285_660_672),
+        ("llama-2-7b", 6_738_415_616),
+        ("llama-2-13b", 13_015_864_320),
         ("llama-2-70b", 68_976_648_192),
         ("llama-3-8b", 8_030_261_248),
         ("llama-3-70b", 70_553_706_496),
@@ -270,6 +272,15 @@ def test_an_estimate_is_settled_once_the_run_has_begun():
     said_before = Estimate(disk_gib=1.5)
     job = with_status(pretrain_job(), Status(attempts=[Attempt(number=1)], estimate=said_before))
     assert estimate(job, HINTED) == said_before
+
+
+def test_a_server_needs_room_for_its_weights_and_a_conversation():
+    few, many = (
+        estimate(model_server(model={"modelImport": "base"}, compute=ON_A_GPU, limits={"maxTokens": n}), HINTED)
+        for n in (1, 65536)
+    )
+    assert few.gpu_memory_gib == pytest.approx(6_738_415_616 * 2 * 1.05 / GIB, abs=0.1)
+    assert many.gpu_memory_gib - few.gpu_memory_gib == pytest.approx(65536 * 32 * 2 * 4096 * 2 * 1.05 / GIB, abs=0.2)
 
 
 def test_no_gpu_memory_is_told_without_a_gpu():

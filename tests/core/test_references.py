@@ -136,6 +136,9 @@ def test_the_volume_of_a_finished_input_must_still_be_there():
     (problem,) = plan(pretrain_job(), world(base, volumes=["corpora"]), CLUSTER).waiting_for
     assert problem.reason == "VolumeNotFound"
     assert "holds the artifact of ModelImport base" in problem.message
+    (locally,) = plan(pretrain_job(), world(base, volumes=["corpora"]), LAPTOP).waiting_for
+    assert "delete ModelImport base and apply it again" in problem.hint
+    assert locally.hint == problem.hint
 
 
 WRONG_KIND = [

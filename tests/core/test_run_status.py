@@ -119,6 +119,18 @@ def test_an_interruption_is_followed_at_once_and_does_not_count():
     assert (recorded.started, recorded.ended, recorded.resumed_from_step) == (NOW, later(500), 20)
 
 
+def test_an_attempt_ends_when_its_last_pod_does_where_the_job_does_not_say():
+    pods = (
+        pod("a", exit_code=1, phase="Failed", ended=later(30)),
+        pod("b", index=1, exit_code=143, phase="Failed", ended=later(40)),
+        pod("c", index=2, phase="Failed"),
+    )
+    _, after = step(ZH, jobs=[job(ZH, state="Failed", pods=pods, ended=None)], now=later(99))
+    assert after.status.attempts[0].ended == later(40)
+    _, after = step(ZH, jobs=[job(ZH, state="Failed", pods=pods[2:], ended=None)], now=later(99))
+    assert after.status.attempts[0].ended == later(99)
+
+
 def test_a_hundred_interruptions_do_not_use_up_the_restarts():
     planned, after = step(tried(ZH, 100, reason="Interrupted", counted=False, exit_code=75), now=later(200_000))
     assert planned.attempt == 101

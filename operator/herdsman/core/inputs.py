@@ -157,14 +157,12 @@ def _failed(where: str, key: Key, source: AnyResource) -> Problem:
 
 
 def _wrong_kind(need: Need, where: str, key: Key, source: AnyResource, made: ArtifactKind | None) -> Problem:
-    wanted = " or ".join(sorted(need.wants)) or "files on a volume"
+    wanted = " or ".join(sorted(need.wants))
     stage = f" of stage {source.spec.stage}" if isinstance(source, PretrainJob) else ""
     if made is ArtifactKind.ADAPTER:
         hint = f"Merge it with a LoRAMerge and name that, or name {key} as an adapter."
-    elif made is ArtifactKind.MODEL:
-        hint = "Name it as the model: it holds full weights and no adapter."
     else:
-        hint = f"Name a resource that makes a {wanted}."
+        hint = "Name it as the model: it holds full weights and no adapter."
     message = f"{where}: {key}{stage} makes {_article(made)}, and {_article(wanted)} is needed."
     return Problem(Reason.ARTIFACT_MISMATCH, message, hint=hint, field=where)
 
