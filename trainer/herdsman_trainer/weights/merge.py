@@ -13,8 +13,8 @@ from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-BLOCK_VALUES = 1 << 23
-"""Values of one block: 32 MiB in float32, whatever the size of the model."""
+BLOCK_VALUES = 1 << 22
+"""Values of one block: 16 MiB in float32, whatever the size of the model."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Merge:
             if updates:
                 block = block.to(torch.float32)
             for left, right, scale in updates:
-                block = block + (left[start : start + step] @ right) * scale
+                block = (left[start : start + step] @ right).mul_(scale).add_(block)
             yield block.to(spec.dtype)
 
     def tensor(self, name: str) -> torch.Tensor:
