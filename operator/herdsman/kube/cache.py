@@ -60,6 +60,13 @@ def version(body: Body) -> int:
     return int(text) if text.isdigit() else 0
 
 
+def ended(pod: Body) -> Body:
+    """Return a pod that is gone as ended, also where it was not heard how."""
+    status = pod.get("status") or {}
+    over = status.get("phase") in ("Succeeded", "Failed")
+    return pod if over else {**pod, "status": {**status, "phase": "Failed", "reason": "Deleted"}}
+
+
 class Cache:
     """Objects by identity, children by parent, and resources by namespace."""
 
@@ -111,7 +118,7 @@ class Cache:
             if not self._children[parent]:
                 del self._children[parent]
         if key.kind == "Pod" and (job := self._job_of(known)) is not None:
-            self._departed[job][key.name] = trimmed(body)
+            self._departed[job][key.name] = ended(trimmed(body))
         elif key.kind == "Job":
             self._departed.pop(known["metadata"].get("uid", ""), None)
         return True

@@ -34,7 +34,7 @@ async def apply_children(shell: Shell, resource: AnyResource, children: Sequence
     """
     me = ResourceKey(resource.metadata.namespace, references.key_of(resource))
     held = shell.refusals.get(me)
-    if children and held is not None and shell.now() < held.again:
+    if children and held is not None and shell.clock() < held.again:
         return
     for child in children:
         try:
@@ -46,7 +46,7 @@ async def apply_children(shell: Shell, resource: AnyResource, children: Sequence
                 raise
             pause = min(LONGEST_PAUSE, 2 * held.pause) if held is not None else FIRST_PAUSE
             job = next((item for item in children if item["kind"] == "Job"), None)
-            shell.refusals[me] = Refusal(_cause(child, error), job, shell.now() + pause, pause)
+            shell.refusals[me] = Refusal(_cause(child, error), job, shell.clock() + pause, pause)
             return
     shell.refusals.pop(me, None)
 
@@ -62,6 +62,8 @@ def belongs_to(body: Body, resource: AnyResource) -> bool:
 async def _apply(shell: Shell, resource: AnyResource, child: Manifest) -> None:
     kind, metadata = child["kind"], child["metadata"]
     known = shell.cache.get(kind, metadata["namespace"], metadata["name"])
+    if known is not None and not _is_staying(known, resource):
+        known = await _read_again(shell, known)
     if kind in ("Job", "PersistentVolumeClaim") or child.get("immutable"):
         await _create_once(shell, resource, child, known)
     else:
@@ -121,8 +123,22 @@ async def _keep_applied(shell: Shell, resource: AnyResource, child: Manifest, kn
         _remember(shell, await shell.api.apply(child))
 
 
+async def _read_again(shell: Shell, known: Body) -> Body | None:
+    """Read an object that is in the way: of kinds that are not watched the cache may remember what is long gone."""
+    metadata = known["metadata"]
+    try:
+        return await shell.api.get(known["kind"], metadata["namespace"], metadata["name"])
+    except NotFound:
+        shell.intake.gone(known)
+        return None
+
+
+def _is_staying(body: Body, resource: AnyResource) -> bool:
+    return belongs_to(body, resource) and not body["metadata"].get("deletionTimestamp")
+
+
 def _check_owner(shell: Shell, resource: AnyResource, body: Body) -> None:
-    if belongs_to(body, resource) and not body["metadata"].get("deletionTimestamp"):
+    if _is_staying(body, resource):
         return
     namespace, key = resource.metadata.namespace, Key(body["kind"], body["metadata"]["name"])
     if belongs_to(body, resource) or _left_over(body, resource):

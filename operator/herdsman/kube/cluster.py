@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from herdsman.api.meta import API_VERSION
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -38,7 +38,7 @@ class KubeCluster:
 
     def now(self) -> datetime:
         """Return the present time, in UTC."""
-        return datetime.now(UTC)
+        return self._shell.today()
 
     async def read(self, key: Key) -> AnyResource | Invalid | None:
         """Return the resource, why it is invalid, or None when it is gone or going."""
@@ -75,7 +75,7 @@ class KubeCluster:
         await apply_children(self._shell, resource, children)
         refusal = self._shell.refusals.get(ResourceKey(self._namespace, references.key_of(resource)))
         if refusal is not None:
-            self._soon(max(0.2, refusal.again - self._shell.now()))
+            self._soon(max(0.2, refusal.again - self._shell.clock()))
 
     async def forget(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run, with their pods, configurations and Services."""
@@ -132,12 +132,12 @@ class KubeCluster:
 
     async def _job(self, job: Body, pods: list[Body], now: datetime) -> JobFacts:
         uid, finished = job["metadata"]["uid"], is_finished(job)
-        known = [*pods, *self._shell.cache.departed(uid)]
-        if finished and not pods_are_known(job, known) and uid not in self._shell.looked:
-            known = [*await self._pods_now(job), *self._shell.cache.departed(uid)]
+        departed = self._shell.cache.departed(uid)
+        if finished and not pods_are_known(job, [*pods, *departed]) and uid not in self._shell.looked:
+            pods, departed = await self._pods_now(job), self._shell.cache.departed(uid)
             self._shell.looked.add(uid)
         cause = None if finished else await self._cause(job, pods, now)
-        return job_facts(job, known, cause=cause, live=self._shell.live.shown(uid, final=finished))
+        return job_facts(job, pods, departed, cause=cause, live=self._shell.live.shown(uid, final=finished))
 
     async def _pods_now(self, job: Body) -> list[Body]:
         """Ask for a Job's pods: their watch may be behind that of the Jobs."""

@@ -34,12 +34,17 @@ class LiveReport:
 
 
 def job_facts(
-    job: Body, pods: Sequence[Body], *, cause: Cause | None = None, live: LiveReport | None = None
+    job: Body,
+    pods: Sequence[Body],
+    departed: Sequence[Body] = (),
+    *,
+    cause: Cause | None = None,
+    live: LiveReport | None = None,
 ) -> JobFacts:
-    """Return what is observed of an attempt's Job and of its pods, those included that have gone since it started."""
+    """Return what is observed of an attempt's Job and its pods; those that are gone tell how a finished Job ended."""
     spec, status = job.get("spec") or {}, job.get("status") or {}
     since = moment(status.get("startTime"))
-    bodies = _current(pods, since)
+    bodies = _current([*pods, *(departed if is_finished(job) else ())], since)
     facts = tuple(sorted((_gang_member(body, bodies, cause) for body in bodies), key=lambda pod: (pod.index, pod.name)))
     final = _final_condition(status)
     state = _state(final, spec, facts)
@@ -78,11 +83,11 @@ def is_finished(job: Body) -> bool:
     return _final_condition(job.get("status") or {}) is not None
 
 
-def pods_are_known(job: Body, pods: Iterable[Body]) -> bool:
+def pods_are_known(job: Body, pods: Sequence[Body]) -> bool:
     """Whether the end of every pod of a finished Job is among these; what is missing may not have been heard yet."""
     status = job.get("status") or {}
     counted = (status.get("succeeded") or 0) + (status.get("failed") or 0)
-    current = _current(list(pods), moment(status.get("startTime")))
+    current = _current(pods, moment(status.get("startTime")))
     return all(is_over(pod) for pod in current) and len(current) >= counted
 
 

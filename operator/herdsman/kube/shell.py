@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from herdsman.core.plan_types import Manifest
 from herdsman.core.world import Key
@@ -34,6 +35,14 @@ class Refusal:
     pause: float
 
 
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass
 class Shell:
     """One operator's memory and its connection; every decision can be made again without it."""
@@ -49,21 +58,21 @@ class Shell:
     recorder: Recorder
     live: LiveReports
     refusals: dict[ResourceKey, Refusal] = field(default_factory=dict)
+    clock: Callable[[], float] = _loop_time
+    """Seconds, for pauses and for what is remembered a while."""
+    today: Callable[[], datetime] = _utc_now
+    """The present time, for facts and statuses."""
     looked: set[str] = field(default_factory=set)
     """uids of finished Jobs whose pods were listed once more."""
     _foreign: dict[tuple[str, Key], float] = field(default_factory=dict)
 
-    def now(self) -> float:
-        """Return the loop's time in seconds."""
-        return asyncio.get_running_loop().time()
-
     def take_for_foreign(self, namespace: str, key: Key) -> None:
         """Remember that an object of this name belongs to somebody else."""
-        self._foreign[namespace, key] = self.now() + FOREIGN_SECONDS
+        self._foreign[namespace, key] = self.clock() + FOREIGN_SECONDS
 
     def foreign(self, namespace: str) -> frozenset[Key]:
         """Return the names in a namespace that were found to be somebody else's a moment ago."""
-        now = self.now()
+        now = self.clock()
         for place in [place for place, until in self._foreign.items() if until <= now]:
             del self._foreign[place]
         return frozenset(key for where, key in self._foreign if where == namespace)
@@ -81,7 +90,11 @@ class Shell:
 
 
 def make_shell(
-    api: Api, fetch: Callable[[Target], Awaitable[bytes]], *, clock: Callable[[], float] | None = None
+    api: Api,
+    fetch: Callable[[Target], Awaitable[bytes]],
+    *,
+    clock: Callable[[], float] = _loop_time,
+    today: Callable[[], datetime] = _utc_now,
 ) -> Shell:
     """Return an empty shell over a connection."""
     cache, index, models = Cache(), Index(), Models()
@@ -97,4 +110,6 @@ def make_shell(
         events=EventCauses(api, clock),
         recorder=Recorder(api, clock=clock),
         live=LiveReports(fetch, clock),
+        clock=clock,
+        today=today,
     )
