@@ -1,0 +1,183 @@
+"""Several processes agree, and do the mathematics of one."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training_configs as build
+from herdsman.api.v1alpha1.recipes import Batch, Checkpoints, DeepSpeed
+from herdsman_trainer.distributed import PeerFailed, Processes, connected
+from herdsman_trainer.errors import BadInput, Interrupted
+from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.steps import pretrain
+from herdsman_trainer.training import Trainer
+from ranks import as_ranks, in_child
+
+ZERO = {f"zero{stage}": DeepSpeed(zero_stage=stage) for stage in (1, 2, 3)}
+TOLERANCE = 2e-6
+"""Sums of other orders differ in float32's last bits; measured: 4e-7 for two processes, 6e-7 for ZeRO-3."""
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (pip install herdsman[deepspeed])"
+)
+
+
+def check(function):
+    """Run `function(processes)` on two connected ranks and expect both to end well."""
+
+    def work():
+        torch.set_num_threads(1)
+        with connected("cpu") as processes:
+            function(processes)
+
+    assert as_ranks(work) == [0, 0]
+
+
+def test_a_single_process_needs_no_group():
+    processes = Processes()
+    assert processes.on_first(lambda: 3) == 3
+    assert processes.sum([1, 2.5]) == [1.0, 2.5]
+    assert not processes.any(False)
+    processes.barrier()
+
+
+def test_all_ranks_get_what_rank_0_did():
+    def function(processes):
+        made = processes.on_first(lambda: {"by": processes.rank})
+        assert made == {"by": 0}
+        assert processes.sum([processes.rank, 1.0]) == [1.0, 2.0]
+        assert processes.any(processes.rank == 1)
+        assert not processes.any(False)
+        processes.barrier()
+
+    check(function)
+
+
+def test_a_refusal_on_rank_0_is_raised_on_all():
+    def function(processes):
+        def refuse():
+            raise BadInput("Wrong.", file="a.txt", line=3, hint="Fix it.", reason="ArtifactMismatch")
+
+        with pytest.raises(BadInput) as refused:
+            processes.on_first(refuse)
+        error = refused.value
+        assert (error.message, error.file, error.line, error.hint) == ("Wrong.", "a.txt", 3, "Fix it.")
+        assert error.reason == "ArtifactMismatch"
+
+    check(function)
+
+
+def test_a_bug_on_rank_0_leaves_nobody_waiting():
+    def function(processes):
+        with pytest.raises(ZeroDivisionError if processes.is_first else PeerFailed):
+            processes.on_first(lambda: 1 // 0)
+
+    check(function)
+
+
+def test_gradients_are_summed_in_pieces_and_a_missing_one_is_zero(monkeypatch):
+    monkeypatch.setattr("herdsman_trainer.distributed.BUCKET_ELEMENTS", 5)
+
+    def function(processes):
+        parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(3)]
+        for number, parameter in enumerate(parameters[:2]):
+            parameter.grad = torch.full((2, 2), float(10 * number + processes.rank))
+        processes.sum_gradients(parameters)
+        assert [float(item.grad[0, 0]) for item in parameters] == [1.0, 21.0, 0.0]
+
+    check(function)
+
+
+def test_a_gpu_that_is_not_there_is_bad_input():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BadInput, match="PyTorch sees none"), connected("cuda"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Model and corpus, and in `one` the result of a single process."""
+    root = tmp_path_factory.mktemp("home")
+    build.base_model(root)
+    build.corpus(root)
+    assert in_child(job(root, "one")) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def zero_home(home):
+    """The same, with DeepSpeed imported once: the forked ranks inherit it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("deepspeed")
+        importlib.import_module("torch._inductor.compile_fx")  # which it imports when it starts
+    return home
+
+
+def job(root, work, stop_after=None, attempt=1, **options):
+    """Return a function that runs a pre-training of six steps of eight sequences, or the part up to a stop."""
+    options = {
+        "batch": Batch(global_sequences=8, micro_sequences=2),
+        "checkpoints": Checkpoints(every_steps=100, keep_last=1),
+        **options,
+    }
+    config = build.pretrain_config(root, work=work, attempt=attempt, **options)
+
+    def run():
+        torch.set_num_threads(1)
+        context = RunContext(config)
+        if stop_after is None:
+            pretrain.run(config, context)
+            return
+        step = Trainer._step
+
+        def stopping(self, state):
+            if state.step + 1 == stop_after and context.rank == 0:
+                context.request_stop()
+            return step(self, state)
+
+        Trainer._step = stopping
+        with pytest.raises(Interrupted):
+            pretrain.run(config, context)
+
+    return run
+
+
+def assert_same_weights(root, work):
+    """Compare with the single process: at most TOLERANCE of the largest value of each matrix."""
+    mine = load_file(root / work / "artifact" / "adapter_model.safetensors")
+    theirs = load_file(root / "one" / "artifact" / "adapter_model.safetensors")
+    assert mine.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        assert (mine[name] - expected).abs().max() <= TOLERANCE * expected.abs().max(), name
+
+
+def test_two_processes_reach_the_weights_of_one(home):
+    assert as_ranks(job(home, "two")) == [0, 0]
+    assert_same_weights(home, "two")
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("settings", ["zero2", "zero3"])
+def test_zero_reaches_the_weights_of_one_process(zero_home, settings):
+    assert as_ranks(job(zero_home, settings, deepspeed=ZERO[settings])) == [0, 0]
+    assert_same_weights(zero_home, settings)
+
+
+def test_two_processes_stop_together_and_one_goes_on(home):
+    assert as_ranks(job(home, "cut", stop_after=3)) == [0, 0]
+    assert [path.name for path in (home / "cut" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert in_child(job(home, "cut", attempt=2)) == 0
+    assert_same_weights(home, "cut")
+
+
+@needs_deepspeed
+def test_a_checkpoint_of_zero_is_continued_with_and_without_it(zero_home):
+    assert as_ranks(job(zero_home, "zcut", stop_after=2, deepspeed=ZERO["zero2"])) == [0, 0]
+    assert as_ranks(job(zero_home, "zcut", stop_after=4, attempt=2, deepspeed=ZERO["zero1"])) == [0, 0]
+    assert in_child(job(zero_home, "zcut", attempt=3)) == 0
+    assert_same_weights(zero_home, "zcut")

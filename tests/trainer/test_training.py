@@ -1,0 +1,410 @@
+"""The mathematics of a step, and what the loop does with bad numbers, stops and batches without targets."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import get_scheduler
+
+import training_configs as build
+from herdsman.api.v1alpha1.recipes import Batch as BatchRecipe
+from herdsman.api.v1alpha1.recipes import Checkpoints, Lora, PretrainRecipe, Schedule
+from herdsman_trainer.batches import IGNORED, TrainingStream, collate_rows
+from herdsman_trainer.checkpoints import CheckpointStore, Identity
+from herdsman_trainer.distributed import Processes
+from herdsman_trainer.engines import PlainEngine, Update
+from herdsman_trainer.errors import BadInput, Diverged, Interrupted
+from herdsman_trainer.evaluation import HeldOut, evaluate, tokens_of_other_vocabulary
+from herdsman_trainer.lora import full_names, train_lora
+from herdsman_trainer.models import load_model
+from herdsman_trainer.objective import token_nll
+from herdsman_trainer.optimisation import adamw, learning_rate, seed_dropout
+from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.sequence_order import NO_SEQUENCE, GlobalBatch
+from herdsman_trainer.tokenizers import load_tokenizer
+from herdsman_trainer.training import State, Trainer
+from herdsman_trainer.training_run import global_batch
+from run_configs import run_config
+from tiny import tiny_llama
+
+CPU = torch.device("cpu")
+PADDING = 0
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("total", "ratio"), [(100, 0.05), (10, 0.25), (7, 0.0)])
+def test_the_learning_rate_is_that_of_transformers_schedules(kind, total, ratio):
+    schedule = Schedule(kind=kind, warmup_ratio=ratio)
+    warmup = math.ceil(ratio * total)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    for step in range(total):
+        assert learning_rate(step, total, 3e-4, schedule) == pytest.approx(
+            theirs.get_last_lr()[0], rel=1e-12, abs=1e-18
+        )
+        optimizer.step()
+        theirs.step()
+
+
+def test_a_run_of_one_step_is_no_warm_up():
+    assert learning_rate(0, 1, 3e-4, Schedule(kind="cosine", warmup_ratio=0.05)) == 3e-4
+
+
+def test_biases_and_norms_do_not_decay():
+    parameters = {"matrix": torch.nn.Parameter(torch.zeros(2, 2)), "norm": torch.nn.Parameter(torch.zeros(2))}
+    groups = adamw(parameters, 0.1).param_groups
+    assert [(group["params"][0].dim(), group["weight_decay"]) for group in groups] == [(2, 0.1), (1, 0.0)]
+    assert {(group["betas"], group["eps"]) for group in groups} == {((0.9, 0.999), 1e-8)}
+
+
+def test_dropout_is_seeded_by_the_place_in_the_data():
+    draws = {}
+    for place in ((7, 0, 0), (7, 0, 1), (7, 1, 0), (8, 0, 0), (7, 0, 0)):
+        seed_dropout(*place)
+        draws.setdefault(place, []).append(tuple(torch.rand(4).tolist()))
+    assert draws[7, 0, 0][0] == draws[7, 0, 0][1]
+    assert len({values[0] for values in draws.values()}) == 4
+
+
+class Rows:
+    """Sequences of different lengths; the first part of each is a prompt."""
+
+    def __init__(self, count=8, empty=()):
+        random = np.random.RandomState(5)
+        lengths = random.randint(6, 30, count)
+        self._rows = [(random.randint(3, 400, n), n if i in empty else n // 3) for i, n in enumerate(lengths)]
+
+    def __len__(self):
+        return len(self._rows)
+
+    def collate(self, indices):
+        return collate_rows(
+            [self._rows[i] if i != NO_SEQUENCE else (np.empty(0, np.int64), 0) for i in indices], PADDING
+        )
+
+    def targets(self, indices):
+        return self.collate(np.asarray(indices).reshape(-1)).targets
+
+
+def lora_model(directory, dropout=0.0):
+    lora = Lora(rank=2, alpha=4, dropout=dropout, targets=["q_proj", "v_proj"], train_fully=["embed_tokens", "lm_head"])
+    model = load_model(directory, torch.float32)
+    return train_lora(model, lora, full_names(lora, "LoRA", tied=False), {}, seed=1)
+
+
+def plain(model):
+    return PlainEngine(model, Processes(), dtype=torch.float32, weight_decay=0.01, max_grad_norm=1.0)
+
+
+def one_step(directory, micro, sequences=8):
+    rows = Rows(sequences)
+    model = lora_model(directory)
+    engine = plain(model)
+    stream = TrainingStream(rows, GlobalBatch(sequences, micro), seed=1)
+    nll = sum(engine.accumulate(batch, stream.targets(0)) for batch in stream.micro_batches(0))
+    gradients = {name: item.grad.clone() for name, item in model.trained.items()}
+    update = engine.update(1e-3)
+    return nll / stream.targets(0), gradients, update, model
+
+
+def test_the_loss_is_the_mean_over_all_targets_of_the_global_batch(model_directory):
+    loss, gradients, update, _ = one_step(model_directory, micro=2)
+    model = lora_model(model_directory)
+    model.module.train()
+    batch = Rows().collate(range(8))
+    theirs = model.module(
+        input_ids=torch.from_numpy(batch.input_ids),
+        labels=torch.from_numpy(batch.labels),
+        attention_mask=torch.from_numpy(batch.attention_mask),
+    ).loss
+    theirs.backward()
+    assert loss == pytest.approx(float(theirs.detach()), rel=1e-6)
+    for name, item in model.trained.items():
+        torch.testing.assert_close(gradients[name], item.grad, rtol=1e-4, atol=1e-7)
+    norm = torch.nn.utils.get_total_norm([item.grad for item in model.trained.values()])
+    assert update == Update(pytest.approx(float(norm), rel=1e-5), applied=True)
+
+
+def test_the_micro_batch_changes_memory_and_not_the_result(model_directory):
+    results = {micro: one_step(model_directory, micro) for micro in (1, 4, 8)}
+    loss, gradients = results[1][:2]
+    for other in (4, 8):
+        assert results[other][0] == pytest.approx(loss, rel=1e-6)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(results[other][1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loss_of_each_target_stands_at_the_position_before_it(model_directory):
+    model = load_model(model_directory, torch.float32)
+    batch = Rows().collate(range(3))
+    losses = token_nll(model, batch, CPU, torch.float32)
+    assert losses.shape == (3, batch.labels.shape[1] - 1)
+    assert torch.equal(losses > 0, torch.from_numpy(batch.labels[:, 1:] != IGNORED))
+
+
+def test_bf16_products_keep_trained_weights_in_float32(model_directory):
+    lora = Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj"], train_fully=[])
+    model = train_lora(load_model(model_directory, torch.bfloat16), lora, [], {}, seed=1)
+    engine = PlainEngine(model, Processes(), dtype=torch.bfloat16, weight_decay=0.0, max_grad_norm=1.0)
+    batch = Rows().collate(range(4))
+    nll = engine.accumulate(batch, batch.targets)
+    assert engine.update(1e-3).applied
+    assert {item.dtype for item in model.trained.values()} == {torch.float32}
+    exact = float(token_nll(load_model(model_directory, torch.float32), batch, CPU, torch.float32).sum())
+    assert nll == pytest.approx(exact, rel=1e-2)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(model_directory):
+    model = lora_model(model_directory)
+    engine = plain(model)
+    before = {name: item.detach().clone() for name, item in model.trained.items()}
+    batch = Rows().collate(range(2))
+    engine.accumulate(batch, batch.targets)
+    next(iter(model.trained.values())).grad[0, 0] = math.nan
+    update = engine.update(1e-3)
+    assert not update.applied
+    assert math.isnan(update.grad_norm)
+    for name, item in model.trained.items():
+        assert torch.equal(item, before[name]), name
+
+
+def test_an_engine_goes_on_bit_by_bit_from_what_it_saved(model_directory, tmp_path):
+    def advance(model, engine, steps):
+        stream = TrainingStream(Rows(), GlobalBatch(4, 2), seed=1)
+        for step in steps:
+            for piece, batch in enumerate(stream.micro_batches(step)):
+                seed_dropout(7, step, piece)
+                engine.accumulate(batch, stream.targets(step))
+            engine.update(1e-2)
+        return {name: item.detach().clone() for name, item in model.trained.items()}
+
+    straight = lora_model(model_directory, dropout=0.2)
+    expected = advance(straight, plain(straight), range(5))
+    first = lora_model(model_directory, dropout=0.2)
+    engine = plain(first)
+    advance(first, engine, range(3))
+    engine.save(tmp_path)
+    second = lora_model(model_directory, dropout=0.2)
+    engine = plain(second)
+    engine.load(tmp_path)
+    got = advance(second, engine, range(3, 5))
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+class ScriptedEngine:
+    """An engine whose losses and updates are given; it keeps what it was asked for."""
+
+    skips_overflows = False
+
+    def __init__(self, losses, norms=()):
+        self.losses = list(losses)
+        self.norms = list(norms)
+        self.rates = []
+
+    def accumulate(self, batch, targets):
+        return self.losses[len(self.rates)] * batch.targets
+
+    def update(self, rate):
+        self.rates.append(rate)
+        norm = self.norms[len(self.rates) - 1] if self.norms else 1.0
+        return Update(norm, applied=math.isfinite(norm))
+
+    def state_bytes(self):
+        return 100
+
+    def save(self, directory):
+        (directory / "state").write_text(str(len(self.rates)))
+        return {}
+
+
+def recipe(**given):
+    return PretrainRecipe(learning_rate=1.0, schedule=Schedule(kind="constant", warmup_ratio=0.0), **given)
+
+
+def trainer(root, engine, *, steps=6, rows=None, evaluate=None, **given):
+    context = RunContext(run_config(root))
+    rows, processes = rows or Rows(), Processes()
+    store = CheckpointStore(context.checkpoints_dir, processes, Identity("a" * 64, 1), keep_last=10)
+    given = {"checkpoints": Checkpoints(every_steps=2)} | given
+    stream = TrainingStream(rows, GlobalBatch(2, 2), seed=1)
+    made = Trainer(
+        engine, stream, recipe(**given), steps, store=store, processes=processes, context=context, evaluate=evaluate
+    )
+    return made, context
+
+
+def saved(context):
+    return [int(path.name[-8:]) for path in sorted(context.checkpoints_dir.glob("step-*"))]
+
+
+def log(context):
+    return [json.loads(line) for line in (context.workspace / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_checkpoint_is_saved_at_every_interval_and_at_the_end(tmp_path):
+    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 5), steps=5)
+    state = made.train(State())
+    assert (state.step, state.saved_step) == (5, 5)
+    assert saved(context) == [2, 4, 5]
+
+
+def test_every_step_is_logged_with_loss_rate_norm_and_speed(tmp_path):
+    made, context = trainer(tmp_path, ScriptedEngine([4.0, 3.0, 2.0]), steps=3)
+    state = made.train(State())
+    assert [line["step"] for line in log(context)] == [1, 2, 3]
+    assert [line["loss"] for line in log(context)] == pytest.approx([4.0, 3.0, 2.0])
+    assert {"learning_rate", "grad_norm", "tokens", "tokens_per_second", "attempt"} <= log(context)[0].keys()
+    assert state.notes["train_loss_first"] == pytest.approx(4.0)
+    assert state.notes["train_loss_last"] == pytest.approx(2.0)
+    assert state.notes["train_tokens"] == sum(line["tokens"] for line in log(context))
+
+
+def test_a_stop_saves_the_step_just_done(tmp_path):
+    engine = ScriptedEngine([3.0] * 6)
+    made, context = trainer(tmp_path, engine, checkpoints=Checkpoints(every_steps=100))
+    update = engine.update
+
+    def stopped(rate):
+        if len(engine.rates) == 2:
+            context.request_stop()
+        return update(rate)
+
+    engine.update = stopped
+    with pytest.raises(Interrupted, match="after step 3"):
+        made.train(State())
+    assert saved(context) == [3]
+
+
+def test_a_stop_during_an_evaluation_saves_first(tmp_path):
+    def evaluate():
+        raise Interrupted("Stopped on request during an evaluation.")
+
+    engine = ScriptedEngine([3.0] * 6)
+    given = {"evaluate_every_steps": 3, "checkpoints": Checkpoints(every_steps=100)}
+    made, context = trainer(tmp_path, engine, evaluate=evaluate, **given)
+    with pytest.raises(Interrupted):
+        made.train(State())
+    assert saved(context) == [3]
+
+
+def test_evaluations_happen_between_the_steps_and_are_logged(tmp_path):
+    figures = iter([{"heldout_loss": 2.0}, {"heldout_loss": 1.0}])
+    engine = ScriptedEngine([3.0] * 6)
+    made, context = trainer(tmp_path, engine, evaluate=lambda: next(figures), evaluate_every_steps=2)
+    made.train(State())
+    evaluations = [(line["step"], line["heldout_loss"]) for line in log(context) if "heldout_loss" in line]
+    assert evaluations == [(2, 2.0), (4, 1.0)]  # the one after the last step belongs to the run's end
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "words"),
+    [
+        ([3.0, 2.5, math.nan], [], r"The loss is nan at step 3\. The last finite loss was 2\.5000, at step 2\."),
+        ([math.inf], [], r"The loss is inf at step 1\. Lower"),
+        ([3.0, 2.5], [1.0, math.inf], r"The gradient's norm is inf at step 2\. The last finite loss was 3\.0000"),
+    ],
+)
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run(tmp_path, losses, norms, words):
+    made, _ = trainer(tmp_path, ScriptedEngine(losses, norms))
+    with pytest.raises(Diverged, match=words) as diverged:
+        made.train(State())
+    assert diverged.value.exit_code == 43
+    assert "learningRate" in diverged.value.hint
+
+
+def test_steps_that_loss_scaling_skips_are_no_divergence(tmp_path):
+    engine = ScriptedEngine([3.0] * 3, [math.inf, math.nan, 1.0])
+    engine.skips_overflows = True
+    made, context = trainer(tmp_path, engine, steps=3)
+    made.train(State())
+    assert [line["applied"] for line in log(context)] == [False, False, True]
+
+
+def test_a_batch_without_targets_updates_nothing(tmp_path):
+    engine = ScriptedEngine([3.0] * 4)
+    made, context = trainer(tmp_path, engine, steps=4, rows=Rows(8, empty=range(8)))
+    state = made.train(State())
+    assert state.step == 4
+    assert engine.rates == []
+    assert {line["loss"] for line in log(context)} == {None}
+
+
+def config_for(tmp_path, **batch):
+    return build.pretrain_config(tmp_path, batch=BatchRecipe(**batch))
+
+
+@pytest.mark.parametrize(
+    ("batch", "world", "micro"),
+    [
+        ({"global_sequences": 64}, 1, 8),
+        ({"global_sequences": 12}, 2, 6),
+        ({"global_sequences": 14}, 2, 7),
+        ({"global_sequences": 22}, 2, 1),
+        ({"global_sequences": 64, "micro_sequences": 4}, 4, 4),
+    ],
+)
+def test_the_micro_batch_divides_the_share_of_a_process(tmp_path, batch, world, micro):
+    assert global_batch(config_for(tmp_path, **batch), Processes(world_size=world), 512).micro_sequences == micro
+
+
+@pytest.mark.parametrize(
+    ("batch", "world", "hint"),
+    [
+        ({"global_sequences": 10}, 4, "8 or 12"),
+        ({"global_sequences": 2}, 4, "Set it to 4"),
+        ({"global_sequences": 64, "micro_sequences": 5}, 4, "Set microSequences to 4"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_refused_with_numbers_that_can(tmp_path, batch, world, hint):
+    with pytest.raises(BadInput) as refused:
+        global_batch(config_for(tmp_path, **batch), Processes(world_size=world), 512)
+    assert hint in refused.value.hint
+
+
+def test_the_held_out_loss_is_the_mean_over_tokens_and_the_sum_over_characters(model_directory):
+    model = load_model(model_directory, torch.float32)
+    rows = Rows(5)
+    loss = evaluate(lambda batch: token_nll(model, batch, CPU, torch.float32), HeldOut(rows, 123), 2, Processes())
+    whole = rows.collate(range(5))
+    expected = float(token_nll(model, whole, CPU, torch.float32).double().sum())
+    assert loss.targets == whole.targets
+    assert loss.per_token == pytest.approx(expected / whole.targets, rel=1e-6)
+    assert loss.per_char == pytest.approx(expected / 123, rel=1e-6)
+    assert loss.perplexity == pytest.approx(math.exp(loss.per_token))
+    assert set(loss.figures("_before")) == {
+        "heldout_loss_before",
+        "heldout_loss_per_char_before",
+        "heldout_perplexity_before",
+    }
+
+
+def test_an_evaluation_gives_way_to_a_stop(model_directory):
+    model = load_model(model_directory, torch.float32)
+    nll = lambda batch: token_nll(model, batch, CPU, torch.float32)  # noqa: E731
+    with pytest.raises(Interrupted):
+        evaluate(nll, HeldOut(Rows(5), 1), 2, Processes(), should_stop=lambda: True)
+
+
+def test_held_out_documents_are_the_same_text_in_another_vocabulary(tmp_path):
+    build.base_model(tmp_path)
+    old, new = load_tokenizer(tmp_path / "model"), load_tokenizer(build.larger_tokenizer(tmp_path))
+    documents = ["我们每天学习。", "  two spaces", "12 metres"]
+    tokens = [index for text in documents for index in (new.bos_id, *new.encode(text), new.eos_id)]
+    got = tokens_of_other_vocabulary(np.array(tokens, np.uint16), new, old, frozenset({new.bos_id, new.eos_id}))
+    assert got.tolist() == [index for text in documents for index in (old.bos_id, *old.encode(text), old.eos_id)]

@@ -1,0 +1,224 @@
+"""ZeRO through DeepSpeed: optimizer state (1), gradients (2) and weights (3) are spread over the processes.
+
+Checkpoints are the plain engine's: whole tensors, gathered one at a time. So nothing is pickled, and a run may go on
+with another number of processes. With fp16 DeepSpeed keeps a half-precision working copy and float32 master shards;
+otherwise the trained weights themselves are float32, as in the plain engine.
+"""
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from herdsman.api.job_config import FileDigest
+from herdsman.api.v1alpha1.recipes import DeepSpeed
+from herdsman_trainer.batches import Batch
+from herdsman_trainer.distributed import Processes
+from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, evaluation_nll, overflow_streak
+from herdsman_trainer.errors import BadInput
+from herdsman_trainer.lora import TrainedModel
+from herdsman_trainer.objective import token_nll
+from herdsman_trainer.optimisation import adamw, set_learning_rate
+from herdsman_trainer.training_state import (
+    GROWTH_TRACKER,
+    LOSS_SCALE,
+    MOMENTS,
+    PARAMETER,
+    UPDATES,
+    StateReader,
+    state_bytes,
+    write_state,
+)
+
+BUCKET_ELEMENTS = 100_000_000
+"""The published configuration's buckets; no larger than what is trained, because they are allocated whole."""
+
+
+class DeepSpeedEngine:
+    """Trains through deepspeed.initialize with torch's AdamW; needs at least two processes."""
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        processes: Processes,
+        settings: DeepSpeed,
+        *,
+        dtype: torch.dtype,
+        weight_decay: float,
+        max_grad_norm: float,
+        micro_sequences: int,
+        accumulation: int,
+    ) -> None:
+        self._trained = model.trained
+        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self._processes = processes
+        self._dtype = dtype
+        self._stage = settings.zero_stage
+        self.skips_overflows = dtype == torch.float16
+        bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self._shapes.values()))
+        configuration = zero_config(settings, dtype, max_grad_norm, micro_sequences, accumulation, bucket)
+        self._engine: Any = _deepspeed().initialize(
+            model=model.module, optimizer=adamw(model.trained, weight_decay), config=configuration
+        )[0]
+        self._engine.train()
+
+    def accumulate(self, batch: Batch, targets: int) -> float:
+        """Add the gradient of one micro-batch; DeepSpeed takes the mean over the ranks, so the loss is scaled up."""
+        total = token_nll(self._engine, batch, self._processes.device, self._dtype).sum()
+        self._engine.backward(total * (self._processes.world_size / targets), scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+        return float(total.detach())
+
+    def update(self, rate: float) -> Update:
+        """Finish the step; DeepSpeed sums, clips and applies, and skips the step where fp16 overflowed."""
+        set_learning_rate(self._engine.optimizer, rate)
+        skipped = self._engine.skipped_steps
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        norm = math.nan if norm is None else float(norm)
+        if self.skips_overflows and self._engine.optimizer.loss_scale < MIN_LOSS_SCALE:
+            raise overflow_streak()
+        return Update(norm, applied=self._engine.skipped_steps == skipped and math.isfinite(norm))
+
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target without gradients or dropout."""
+        return evaluation_nll(self._engine, batch, self._processes.device, self._dtype)
+
+    def state_bytes(self) -> int:
+        """Return the size of the gathered state."""
+        return state_bytes(self._shapes)
+
+    def save(self, directory: Path) -> Mapping[str, FileDigest]:
+        """Gather the state and write it from rank 0."""
+        scalars = {UPDATES: float(self._updates())}
+        if self.skips_overflows:
+            scaler = self._engine.optimizer.loss_scaler
+            tracker = scaler.cur_iter - scaler.last_overflow_iter - 1
+            scalars |= {LOSS_SCALE: float(scaler.cur_scale), GROWTH_TRACKER: float(tracker)}
+        return write_state(directory, self._shapes, self._gather, scalars, writes=self._processes.is_first)
+
+    def load(self, directory: Path) -> None:
+        """Give every rank its part of the whole tensors."""
+        state = StateReader(directory)
+        zero = self._engine.optimizer
+        updates = torch.tensor(state.scalar(UPDATES))
+        for partition in self._partitions():
+            moments = {entry: torch.zeros_like(partition) for entry in MOMENTS}
+            zero.optimizer.state[partition] = {"step": updates.clone(), **moments}
+        if self._stage < 3:
+            zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._trained.items():
+            for entry in (PARAMETER, *MOMENTS):
+                self._spread(parameter, state.tensor(entry, name).to(self._processes.device), entry)
+        if self.skips_overflows:
+            scaler = zero.loss_scaler
+            scaler.cur_scale = state.scalar(LOSS_SCALE, scaler.cur_scale)
+            scaler.cur_iter, scaler.last_overflow_iter = int(state.scalar(GROWTH_TRACKER)), -1
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Gather the trained parameters; rank 0 gets them."""
+        values = {}
+        for name in self._trained:
+            whole = self._gather(PARAMETER, name).to("cpu")
+            if self._processes.is_first:
+                values[name] = whole
+        return values
+
+    def _partitions(self) -> list[torch.Tensor]:
+        """Return this rank's flat float32 shards, one a parameter group (stages 1, 2) or sub-group (3)."""
+        zero = self._engine.optimizer
+        shards = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        return list(shards)
+
+    def _updates(self) -> float:
+        state = self._engine.optimizer.optimizer.state.get(self._partitions()[0], {})
+        return float(state.get("step", 0.0))
+
+    def _gather(self, entry: str, name: str) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self._trained[name]
+        if entry == PARAMETER:
+            whole = safe_get_full_fp32_param(parameter)
+        elif self._updates() == 0:
+            return torch.zeros(self._shapes[name])
+        else:
+            whole = safe_get_full_optimizer_state(parameter, entry)
+        result: torch.Tensor = whole.view(self._shapes[name])
+        return result
+
+    def _spread(self, parameter: torch.nn.Parameter, whole: torch.Tensor, entry: str) -> None:
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+        )
+
+        if entry == PARAMETER:
+            safe_set_full_fp32_param(parameter, whole)
+            with torch.no_grad():
+                parameter.copy_(whole)
+        else:
+            safe_set_full_optimizer_state(parameter, whole, entry)
+
+
+def zero_config(
+    settings: DeepSpeed,
+    dtype: torch.dtype,
+    max_grad_norm: float,
+    micro_sequences: int,
+    accumulation: int,
+    bucket_elements: int = BUCKET_ELEMENTS,
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration: the published one, its optimizer and schedule left to us."""
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "allgather_bucket_size": bucket_elements,
+        "reduce_bucket_size": bucket_elements,
+        "allgather_partitions": True,
+        "reduce_scatter": True,
+        "contiguous_gradients": True,
+        "overlap_comm": torch.cuda.is_available(),
+    }
+    if settings.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if settings.offload == "all" and settings.zero_stage == 3:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_sequences,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+    if dtype == torch.float16:
+        config["fp16"] = {
+            "enabled": True,
+            "loss_scale": 0,
+            "loss_scale_window": SCALER_GROWTH_INTERVAL,
+            "initial_scale_power": 16,
+            "hysteresis": 2,
+            "min_loss_scale": 1e-10,
+        }
+    return config
+
+
+def _deepspeed() -> Any:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise BadInput(
+            "recipe.deepspeed is set and DeepSpeed is not installed in this image.",
+            hint="Use the trainer image with DeepSpeed (pip install herdsman[deepspeed]), or set zeroStage to 0.",
+        )
+    import deepspeed
+
+    warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
+    # Its shared-memory collectives for the CPU would be compiled at first use, which images without a compiler cannot.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

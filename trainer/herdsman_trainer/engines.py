@@ -1,0 +1,195 @@
+"""What turns micro-batches into updates: the plain engine, and the interface DeepSpeed's shares with it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from herdsman.api.job_config import FileDigest
+from herdsman_trainer.batches import Batch
+from herdsman_trainer.distributed import Processes
+from herdsman_trainer.errors import Diverged
+from herdsman_trainer.lora import TrainedModel
+from herdsman_trainer.objective import token_nll
+from herdsman_trainer.optimisation import adamw, set_learning_rate
+from herdsman_trainer.training_state import (
+    GROWTH_TRACKER,
+    LOSS_SCALE,
+    MOMENTS,
+    PARAMETER,
+    UPDATES,
+    StateReader,
+    state_bytes,
+    write_state,
+)
+
+MIN_LOSS_SCALE = 1.0
+"""Below it fp16's loss scaling has failed: 17 overflows in a row lead there from the start."""
+SCALER_GROWTH_INTERVAL = 100
+"""Steps without overflow before the loss scale doubles; the published configuration's window."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of one optimizer step."""
+
+    grad_norm: float
+    """Before clipping; may be infinite or not a number."""
+    applied: bool
+    """False where the gradient was not finite and the weights were left as they are."""
+
+
+class Engine(Protocol):
+    """Computes gradients and applies them; every rank calls every method, in the same order."""
+
+    skips_overflows: bool
+    """Whether a gradient that is not finite is expected now and then, as with the loss scaling of fp16."""
+
+    def accumulate(self, batch: Batch, targets: int) -> float:
+        """Add the gradient of (summed loss / `targets`) and return the summed loss; `targets` is that of all ranks."""
+        ...
+
+    def update(self, rate: float) -> Update:
+        """Sum the gradients over the ranks, clip, step, and forget the gradients."""
+        ...
+
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target without gradients or dropout."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Return about how many bytes `save` writes over all ranks."""
+        ...
+
+    def save(self, directory: Path) -> Mapping[str, FileDigest]:
+        """Write parameters and optimizer state; returns the digests that were taken on the way."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote."""
+        ...
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters, whole and float32, on the CPU of rank 0; empty on other ranks."""
+        ...
+
+
+class PlainEngine:
+    """Data parallelism with the whole state on every rank: gradients are summed once a step, in float32.
+
+    One process and N processes do the same mathematics; sums differ in their order only.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        processes: Processes,
+        *,
+        dtype: torch.dtype,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self._model = model
+        self._processes = processes
+        self._dtype = dtype
+        self._max_grad_norm = max_grad_norm
+        self._parameters = list(model.trained.values())
+        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self._optimizer = adamw(model.trained, weight_decay)
+        self.skips_overflows = dtype == torch.float16
+        self._scaler = torch.amp.GradScaler(
+            processes.device.type, enabled=self.skips_overflows, growth_interval=SCALER_GROWTH_INTERVAL
+        )
+        model.module.train()
+
+    def accumulate(self, batch: Batch, targets: int) -> float:
+        """Add the gradient of one micro-batch."""
+        total = token_nll(self._model.module, batch, self._processes.device, self._dtype).sum()
+        self._scaler.scale(total / targets).backward()  # type: ignore[no-untyped-call]
+        return float(total.detach())
+
+    def update(self, rate: float) -> Update:
+        """Sum, clip and step; a gradient that is not finite changes nothing (and halves the loss scale of fp16)."""
+        set_learning_rate(self._optimizer, rate)
+        self._processes.sum_gradients(self._parameters)
+        self._scaler.unscale_(self._optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        finite = math.isfinite(norm)
+        if finite or self._scaler.is_enabled():
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._scaler.is_enabled() and self._scaler.get_scale() < MIN_LOSS_SCALE:
+            raise overflow_streak()
+        return Update(norm, finite)
+
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target without gradients or dropout."""
+        return evaluation_nll(self._model.module, batch, self._processes.device, self._dtype)
+
+    def state_bytes(self) -> int:
+        """Return the size of the state."""
+        return state_bytes(self._shapes)
+
+    def save(self, directory: Path) -> Mapping[str, FileDigest]:
+        """Write the state, the same on every rank, from rank 0."""
+        if not self._processes.is_first:
+            return {}
+        states = self._optimizer.state
+        updates = max((float(state["step"]) for state in states.values() if "step" in state), default=0.0)
+        scalars = {UPDATES: updates}
+        if self._scaler.is_enabled():
+            scaler = self._scaler.state_dict()
+            scalars |= {LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
+
+        def tensor(entry: str, name: str) -> torch.Tensor:
+            parameter = self._model.trained[name]
+            if entry == PARAMETER:
+                return parameter
+            moment: torch.Tensor | None = states.get(parameter, {}).get(entry)
+            return torch.zeros(parameter.shape) if moment is None else moment
+
+        return write_state(directory, self._shapes, tensor, scalars, writes=True)
+
+    def load(self, directory: Path) -> None:
+        """Read the state; every rank reads the same file."""
+        state = StateReader(directory)
+        updates = state.scalar(UPDATES)
+        for name, parameter in self._model.trained.items():
+            with torch.no_grad():
+                parameter.copy_(state.tensor(PARAMETER, name))
+            moments = {entry: state.tensor(entry, name).to(parameter.device) for entry in MOMENTS}
+            self._optimizer.state[parameter] = {"step": torch.tensor(updates), **moments}
+        if self._scaler.is_enabled():
+            scaler = self._scaler.state_dict()
+            scaler["scale"] = state.scalar(LOSS_SCALE, scaler["scale"])
+            scaler["_growth_tracker"] = int(state.scalar(GROWTH_TRACKER))
+            self._scaler.load_state_dict(scaler)
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters on rank 0."""
+        if not self._processes.is_first:
+            return {}
+        return {name: item.detach().to("cpu") for name, item in self._model.trained.items()}
+
+
+def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return the loss of every target without gradients or dropout; the module's mode is restored."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return token_nll(module, batch, device, dtype)
+    finally:
+        module.train(training)
+
+
+def overflow_streak() -> Diverged:
+    """Return the error of an fp16 run whose gradients overflow however small the loss scale."""
+    return Diverged(
+        f"fp16 overflowed in every step until the loss scale fell below {MIN_LOSS_SCALE:g}.",
+        hint="Lower recipe.learningRate, or use precision bf16.",
+    )
