@@ -1,16 +1,23 @@
-"""`python -m herdsman.generate [--check] [--root DIRECTORY]`: writes crds/ and docs/reference/, or compares them."""
+"""`python -m herdsman.generate [--check] [--root DIRECTORY]`: writes what follows from the API models, or compares."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from herdsman.generate.chart import argocd_files, crd_templates, rule_files
 from herdsman.generate.crds import crd_files
 from herdsman.generate.reference import reference_files
 
 
 def generated() -> dict[Path, dict[str, str]]:
     """Return every generated file: its directory relative to the project, its name, its text."""
-    return {Path("crds"): crd_files(), Path("docs/reference"): reference_files()}
+    return {
+        Path("crds"): crd_files(),
+        Path("docs/reference"): reference_files(),
+        Path("charts/herdsman/templates/crds"): crd_templates(),
+        Path("charts/herdsman/files"): rule_files(),
+        Path("gitops/argocd/health"): argocd_files(),
+    }
 
 
 def differences(root: Path) -> list[str]:
