@@ -24,7 +24,6 @@ from herdsman.api.exit_codes import ExitCode, TerminationMessage
 from herdsman.api.job_config import ServerConfig
 from herdsman_server.app import ServerState, create_app
 from herdsman_server.engine import ServedModel
-from herdsman_server.loading import load_served_model
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 
 log = logging.getLogger("herdsman_server")
@@ -118,7 +117,7 @@ async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
-    loaded = _in_daemon_thread(lambda: load_served_model(config))
+    loaded = _in_daemon_thread(lambda: _load(config))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("The port %d is open; the model is loading.", config.port)
     either: set[asyncio.Future[Any]] = {serving, loaded}
@@ -132,6 +131,13 @@ async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
     state.close()
     if loaded.done():
         loaded.result()
+
+
+def _load(config: ServerConfig) -> ServedModel:
+    # Imported here because torch and transformers take seconds, in which the port already answers the liveness probe.
+    from herdsman_server.loading import load_served_model
+
+    return load_served_model(config)
 
 
 class _Server(uvicorn.Server):
@@ -177,4 +183,7 @@ def _say(message: TerminationMessage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # Without the interpreter's clean-up, which a thread that is still loading a model would turn into an abort.
+    os._exit(code)
