@@ -10,6 +10,7 @@ from herdsman.api.meta import Condition
 from herdsman.api.v1alpha1.status import Metric, Phase, Progress, Status
 from herdsman.cli.columns import print_columns
 from herdsman.cli.figures import bar, duration, shorter, size, speed
+from herdsman.cli.reports import report_line
 from herdsman.cli.rows import Board
 from herdsman.core.world import Key
 
@@ -117,6 +118,21 @@ def test_speeds(rate, text):
 @pytest.mark.parametrize("percent", range(0, 101, 5))
 def test_a_bar_is_as_wide_as_it_should_be(percent):
     assert len("".join(bar(percent, 20))) == 20
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        ({"loss_after": "4.25", "loss_before": "5.5"}, "loss 5.5 → 4.25"),
+        ({"loss_base": "6", "loss_before": "5.5", "loss_after": "4.25"}, "loss 5.5 → 4.25 (base 6)"),
+        ({"steps": "30", "train_loss_first": "6", "train_loss_last": "5"}, "train loss 6 → 5 · steps 30"),
+        ({"loss_before": "5.5"}, "loss before 5.5"),
+        (dict.fromkeys("abcdef", "1"), "a 1 · b 1 · c 1 · d 1"),
+        ({}, ""),
+    ],
+)
+def test_a_report_tells_first_what_changed(report, line):
+    assert report_line(Status(report=[Metric(name=name, value=value) for name, value in report.items()])) == line
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_never_cut():

@@ -167,6 +167,20 @@ def test_plan_exits_with_1_where_something_would_be_refused(herdsman, manifests,
     assert told in next(line for line in out.splitlines() if line.startswith("✘ ") and ": " in line)
 
 
+def test_plan_marks_what_only_waits_for_something_wrong(herdsman):
+    wrong = pretrain(
+        recipe={"lora": {"trainFully": []}}, tokenizer={"volume": {"claim": "corpora"}}, model={"loraMerge": "x"}
+    )
+    merge = manifest("LoRAMerge", "merged", {"model": {"modelImport": "base"}, "adapters": [{"pretrainJob": "zh"}]})
+    _, out, _ = herdsman("plan", *herdsman.manifests(model_import(), wrong, merge))
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["+", "ModelImport/base"],
+        ["✘", "PretrainJob/zh"],
+        ["○", "LoRAMerge/merged"],
+    ]
+    assert "1 of 3 resources can run" in out
+
+
 def test_plan_of_wrong_manifests_exits_with_2(herdsman):
     assert herdsman("plan", herdsman.write({**model_import(), "spec": {}}))[0] == 2
 

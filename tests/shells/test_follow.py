@@ -235,3 +235,12 @@ def test_a_run_longer_than_its_deadline_is_stopped_and_fails(play):
     assert status.phase == "Failed"
     assert status.failure.reason == "DeadlineExceeded"
     assert (play.import_dir() / "saved").exists()
+
+
+def test_the_remains_of_a_finished_run_go_when_their_time_is_over_and_the_state_stays(play):
+    play.apply(model_import(ttlSecondsAfterFinished=0))
+    assert phases(play.follow()) == {"base": "Succeeded"}
+    play.fresh_cluster()
+    assert phases(play.follow()) == {"base": "Succeeded"}
+    assert not (play.home.jobs / "mi-base-1").exists()
+    assert (play.import_dir() / "artifact").is_dir()

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cli.names import title
-from herdsman.cli.rows import MARKS, Board, Inputs, report_line, sentence
+from herdsman.cli.reports import report_line
+from herdsman.cli.rows import MARKS, Board, Inputs, sentence
 from herdsman.core.world import Key
 
 _FRAMES_PER_SECOND = 8

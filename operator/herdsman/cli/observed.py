@@ -62,7 +62,7 @@ async def _observe_all(cluster: LocalCluster, keys: list[Key]) -> list[Observed]
         if resource is None:
             continue
         if isinstance(resource, Invalid):
-            present = invalid_status(resource.status, resource.generation, resource.problems, cluster.now())
+            present = invalid_status(resource.status, resource.generation, resource.problems, cluster.now(), key.kind)
         else:
             world = await cluster.observe(resource)
             present = status(resource, plan(resource, world, site), world)

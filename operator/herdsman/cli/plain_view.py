@@ -9,7 +9,8 @@ from rich.text import Text
 
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cli.names import title
-from herdsman.cli.rows import PHASE_WIDTH, Inputs, figures, report_line, stands
+from herdsman.cli.reports import report_line
+from herdsman.cli.rows import PHASE_WIDTH, Inputs, figures, stands
 from herdsman.core.world import Key
 
 PLAIN_SECONDS = 10.0
@@ -56,7 +57,7 @@ class PlainView:
                 self._line(f"{title(key):<{self._width}}  {'':<{PHASE_WIDTH}}  {report_line(status)}")
 
     def _due(self, key: Key, status: Status, now: float) -> bool:
-        return status.phase == Phase.RUNNING and now - self._at.get(key, now) >= PLAIN_SECONDS
+        return _progress(status) is not None and now - self._at.get(key, now) >= PLAIN_SECONDS
 
     def _gist(self, key: Key) -> tuple[object, ...]:
         status = self._statuses[key]

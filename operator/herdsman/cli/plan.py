@@ -62,16 +62,24 @@ def _wants(previews: Sequence[Preview]) -> dict[str, list[Key]]:
 
 
 def _verdict(previews: Sequence[Preview]) -> str:
-    sound = [each for each in previews if not each.problems]
+    sound = [each for each in previews if not (each.problems or each.blocked)]
     elsewhere = sum(bool(each.wants) for each in sound)
     told = f"{len(sound)} of {len(previews)} resources can run"
     return f"{told}, {elsewhere} of them not on this machine as it is" if elsewhere else told
 
 
 def _row(found: Preview) -> list[Text | str]:
-    sign, style = ("✘", "bold red") if found.problems else ("✔", "green") if found.done else ("+", "cyan")
+    sign, style = _sign(found)
     after = ", ".join(f"{KINDS[key.kind].short}/{key.name}" for key in found.after)
     return [Text(sign, style), title(found.key), _makes(found), after, _needs(found.plan.estimate)]
+
+
+def _sign(found: Preview) -> tuple[str, str]:
+    if found.problems:
+        return "✘", "bold red"
+    if found.blocked:
+        return "○", "yellow"
+    return ("✔", "green") if found.done else ("+", "cyan")
 
 
 def _makes(found: Preview) -> str:
@@ -104,6 +112,7 @@ def _object(found: Preview) -> dict[str, Any]:
         "after": [{"kind": key.kind, "name": key.name} for key in found.after],
         "problems": list(found.problems),
         "wants": list(found.wants),
+        "blocked": found.blocked,
         "estimate": planned.estimate.to_json() if planned.estimate else None,
         "children": [json.loads(json.dumps(child, default=dict)) for child in planned.children],
     }

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.api.v1alpha1.status import Phase, Progress, Reason, Status
-from herdsman.cli.figures import bar, duration, loss, shorter, speed, took
+from herdsman.cli.figures import bar, duration, loss, speed, took
 from herdsman.cli.names import title
 from herdsman.core.world import Key
 from herdsman.local.history import headline
@@ -158,11 +158,6 @@ def sentence(status: Status) -> str:
     if status.phase == Phase.RUNNING and status.progress is not None and status.progress.activity:
         return status.progress.activity
     return headline(status).message
-
-
-def report_line(status: Status) -> str:
-    """Return the figures of a finished run."""
-    return " · ".join(f"{item.name.replace('_', ' ')} {shorter(item.value)}" for item in status.report)
 
 
 def _fit(text: str, width: int) -> str:

@@ -10,6 +10,7 @@ from herdsman.api.v1alpha1.status import Status
 from herdsman.cluster import Invalid
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
+from herdsman.core.status import is_final
 from herdsman.core.volumes import claims, writes
 from herdsman.core.world import JobFacts, Key, World, WritePath
 from herdsman.local.home import Home
@@ -47,6 +48,7 @@ class LocalCluster:
         self.servers = Servers(home, processes, machine)
         self.volumes = Volumes(home, mapped, assumed=assumed)
         self._draining = False
+        self._queued: set[str] = set()
 
     def now(self) -> datetime:
         """Return the present time, in UTC."""
@@ -101,9 +103,11 @@ class LocalCluster:
 
     def settle(self, followed: Collection[Key]) -> None:
         """Stop what should stop, and of the resources that are followed start what may start."""
-        records = self.jobs.records()
-        for record in records:
+        for record in self.jobs.records():
             self.jobs.settle(record)
+            if self._expired(record):
+                self.jobs.delete(record)
+        records = self.jobs.records()
         if self._draining:
             return
         waiting = [record for record in records if record.owner in followed and self.jobs.waits(record)]
@@ -111,6 +115,7 @@ class LocalCluster:
         taken = frozenset(gpu for record in running if (grant := self.jobs.granted(record)) for gpu in grant.gpus)
         by_name = {record.name: record for record in waiting}
         grants = choose([r.request for r in waiting], [r.request for r in running], taken, self.machine)
+        self._queued = by_name.keys() - {grant.job for grant in grants}
         for grant in grants:
             record = by_name[grant.job]
             for claim in record.template.writes:
@@ -179,11 +184,21 @@ class LocalCluster:
     def _job_facts(self, record: JobRecord, newest: JobRecord) -> JobFacts:
         waiting = None
         if self.jobs.waits(record):
-            hindrance = self.hindrance(record)
-            count = record.request.cores
-            queued = f"waits for {count:g} core{'' if count == 1 else 's'}"
-            waiting = Waiting("Unschedulable", hindrance) if hindrance else Waiting("Queued", queued)
+            if (hindrance := self.hindrance(record)) is not None:
+                waiting = Waiting("Unschedulable", hindrance)
+            elif record.name in self._queued:
+                count = record.request.cores
+                waiting = Waiting("Queued", f"waits for {count:g} core{'' if count == 1 else 's'}")
         return self.jobs.facts(record, waiting, newest=record.name == newest.name)
+
+    def _expired(self, record: JobRecord) -> bool:
+        """Whether its resource has ended for good, longer ago than ttlSecondsAfterFinished says."""
+        resource = self.store.read(record.owner)
+        if resource is None or isinstance(resource, Invalid | ModelServer) or resource.status is None:
+            return False
+        ttl, attempts = resource.spec.ttl_seconds_after_finished, resource.status.attempts
+        end = attempts[-1].ended if attempts and is_final(resource.status) else None
+        return ttl is not None and end is not None and (self.now() - end).total_seconds() >= ttl
 
     def _apply_config(self, child: Manifest) -> None:
         """Write the one file of a ConfigMap; an immutable one is written once."""

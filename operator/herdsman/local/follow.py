@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -101,12 +101,13 @@ class Follower:
     async def run(self) -> Ending:
         """Follow until every resource is final, or nothing more can happen, or it was stopped and all has ended."""
         faults = 0
+        changed: Collection[Key] = self._keys
         with self._waking_on_ended_processes():
             while True:
                 self._wake.clear()
                 before = self._cluster.fingerprints()
                 try:
-                    await self._reconcile_until_settled()
+                    await self._reconcile_until_settled(changed)
                     self._cluster.settle([key for key in self._keys if key not in self._held])
                     faults = 0
                 except OSError as error:
@@ -118,7 +119,9 @@ class Follower:
                 if self._cluster.fingerprints() == before:  # asked last: nothing has ended since it was reconciled
                     if over:
                         return self._ending()
-                    await self._until_something_happens(before)
+                    changed = await self._until_something_happens(before)
+                else:
+                    changed = self._keys
 
     def stop(self) -> None:
         """Ask all runs to save and end; the second call kills them."""
@@ -129,11 +132,11 @@ class Follower:
             self._cluster.kill()
         self._wake.set()
 
-    async def _reconcile_until_settled(self) -> None:
-        """Reconcile everything until no phase or reason changes any more, so that changes pass on at once."""
-        for _ in range(len(self._keys) + 2):
+    async def _reconcile_until_settled(self, changed: Collection[Key]) -> None:
+        """Reconcile what has changed; while phases or reasons change, reconcile everything, so that changes pass on."""
+        for turn in range(len(self._keys) + 2):
             before = {key: _gist(outcome.status) for key, outcome in self._outcomes.items()}
-            for key in self._keys:
+            for key in changed if turn == 0 else self._keys:
                 await self._reconcile(key)
             if before == {key: _gist(outcome.status) for key, outcome in self._outcomes.items()}:
                 return
@@ -150,15 +153,19 @@ class Follower:
         if outcome.status is not None and (known is None or known.status != outcome.status):
             self._listener.changed(key, outcome.status)
 
-    async def _until_something_happens(self, before: dict[Key, object]) -> None:
+    async def _until_something_happens(self, before: dict[Key, object]) -> Collection[Key]:
+        """Wait for a change, or for the time to look at everything; return what is to be reconciled."""
         deadline = min([time.monotonic() + RESYNC_SECONDS, *self._due_at.values()])
         while time.monotonic() < deadline and not self._wake.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
             self._listener.looked()
             self._hold_what_was_stopped()
-            if self._cluster.fingerprints() != before or self._server_starts():
-                return
+            after = self._cluster.fingerprints()
+            changed = {key for key in self._keys if after.get(key) != before.get(key)} | self._starting_servers()
+            if changed:
+                return changed
+        return self._keys
 
     def _hold_what_was_stopped(self) -> None:
         """Let go of the resources that `herdsman stop KIND NAME` names."""
@@ -168,10 +175,10 @@ class Follower:
                 self._cluster.stop(key)
                 self._listener.said(f"{key.kind}/{key.name}: stopped on request; run again to go on")
 
-    def _server_starts(self) -> bool:
-        """Whether a server may become ready at any moment, which nobody but its port tells."""
+    def _starting_servers(self) -> set[Key]:
+        """Return the servers that may become ready at any moment, which nobody but their port tells."""
         statuses = {key: outcome.status for key, outcome in self._outcomes.items()}
-        return any(status and status.phase == Phase.PROGRESSING for status in statuses.values())
+        return {key for key, status in statuses.items() if status and status.phase == Phase.PROGRESSING}
 
     def _over(self) -> bool:
         if self.stops:

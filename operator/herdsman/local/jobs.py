@@ -16,7 +16,7 @@ from herdsman.core.references import key_of
 from herdsman.core.world import JobFacts, Key, PodFacts
 from herdsman.local.home import Home
 from herdsman.local.job_record import JobRecord
-from herdsman.local.json_files import read_object, write_json
+from herdsman.local.json_files import Stamp, read_object, stamp_of, write_json
 from herdsman.local.observations import Workspace, read_checkpoints, read_progress, read_report, read_workspace
 from herdsman.local.pod_facts import pod_facts
 from herdsman.local.processes import PodPlace, Processes, ProcessState
@@ -37,9 +37,11 @@ class Jobs:
         self._home = home
         self._processes = processes
         self._grants: dict[str, Grant] = {}
+        self._known: dict[str, tuple[Stamp, JobRecord]] = {}
+        self._workspaces: dict[str, Workspace] = {}
 
     def apply(self, manifest: Manifest, owner: AnyResource) -> None:
-        """Record a Job once; of a recorded one only `suspend` and the time it is kept may change."""
+        """Record a Job once; of a recorded one only `suspend` may change."""
         name = manifest["metadata"]["name"]
         path = self._directory(name) / "job.json"
         known = read_object(path)
@@ -48,11 +50,8 @@ class Jobs:
             identity = {"kind": kind, "name": owner_name, "uid": owner.metadata.uid}
             write_json(path, {"owner": identity, "created": time.time(), "manifest": manifest})
             return
-        spec = {**known["manifest"]["spec"]}
-        for mutable in ("suspend", "ttlSecondsAfterFinished"):
-            spec[mutable] = manifest["spec"].get(mutable)
-        wanted = {name: value for name, value in spec.items() if value is not None}
-        write_json(path, {**known, "manifest": {**known["manifest"], "spec": wanted}})
+        spec = {**known["manifest"]["spec"], "suspend": manifest["spec"].get("suspend", False)}
+        write_json(path, {**known, "manifest": {**known["manifest"], "spec": spec}})
 
     def records(self) -> list[JobRecord]:
         """Return all Jobs, first come first."""
@@ -61,11 +60,18 @@ class Jobs:
 
     def record(self, name: str) -> JobRecord | None:
         """Return the Job of this name."""
-        data = read_object(self._directory(name) / "job.json")
+        path = self._directory(name) / "job.json"
+        stamp = stamp_of(path)
+        known = self._known.get(name)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        data = read_object(path)
         if data is None:
             return None
-        owner = data["owner"]
-        return JobRecord(name, Key(owner["kind"], owner["name"]), owner["uid"], data["created"], data["manifest"])
+        owner = Key(data["owner"]["kind"], data["owner"]["name"])
+        record = JobRecord(name, owner, data["owner"]["uid"], data["created"], data["manifest"])
+        self._known[name] = stamp, record
+        return record
 
     def of(self, uid: str) -> list[JobRecord]:
         """Return the Jobs of one resource, oldest attempt first."""
@@ -121,23 +127,22 @@ class Jobs:
             self._processes.kill(place)
 
     def settle(self, record: JobRecord) -> None:
-        """Do what a Job controller does: stop the pods of a suspended, overdue or broken Job, forget an expired one."""
+        """Do what a Job controller does: stop the pods of a suspended, overdue or broken Job."""
         states = self.states(record)
         running = any(state is not None and state.running for state in states)
         if record.suspended or (running and (self._overdue(record, states) or any(_fell(state) for state in states))):
             self.terminate(record)
         if record.suspended and not running:
             for place in self.places(record):
-                place.clear()
-        ttl = record.manifest["spec"].get("ttlSecondsAfterFinished")
-        ends = [state.ended for state in states if state is not None and state.ended is not None]
-        if ttl is not None and not running and ends and time.time() > max(ends) + ttl:
-            self.delete(record)
+                self._processes.forget(place)
 
     def delete(self, record: JobRecord) -> None:
         """Forget a Job whose processes have ended, with its configuration and logs."""
         (self._home.configs / f"{record.name}.json").unlink(missing_ok=True)
+        for place in self.places(record):
+            self._processes.forget(place)
         shutil.rmtree(self._directory(record.name), ignore_errors=True)
+        self._workspaces.pop(record.name, None)
 
     def fingerprint(self, record: JobRecord) -> tuple[Any, ...]:
         """Return what changes whenever something happens to a Job: its processes and what they write."""
@@ -189,7 +194,11 @@ class Jobs:
         return end - min(starts) > float(limit)
 
     def _workspace(self, record: JobRecord) -> Workspace:
-        return read_workspace(read_object(self._home.configs / f"{record.name}.json"))
+        known = self._workspaces.get(record.name)
+        if known is None:
+            known = read_workspace(read_object(self._home.configs / f"{record.name}.json"))
+            self._workspaces[record.name] = known
+        return known
 
     def _directory(self, name: str) -> Path:
         return self._home.jobs / name

@@ -5,6 +5,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+Stamp = tuple[int, int]
+"""Changes whenever a file is written or replaced."""
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return the stamp of a file; zeros where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_ino)
+
 
 class DamagedFile(Exception):
     """A file of the home cannot be read as what it is."""

@@ -45,6 +45,8 @@ class Preview:
     """Why it would not run anywhere."""
     wants: tuple[str, ...]
     """What it needs and this machine does not have: volumes, GPUs."""
+    blocked: bool = False
+    """Whether something it needs has a problem."""
 
     @property
     def children(self) -> tuple[Manifest, ...]:
@@ -77,7 +79,7 @@ async def preview(cluster: PreviewCluster, applications: Sequence[Application]) 
     for key in with_inputs(actions, cluster):
         found = await _preview(cluster, cluster.resources()[key], actions.get(key), site)
         previews.append(found)
-        if not found.problems and not found.done:
+        if not (found.problems or found.blocked or found.done):
             _assume_success(cluster, key)
     unfinished = {each.key for each in previews if not each.done}
     return [_with_order(each, cluster, unfinished) for each in previews if each.key in actions]
@@ -87,14 +89,15 @@ async def _preview(cluster: PreviewCluster, resource: AnyResource, applied: Appl
     key = key_of(resource)
     planned = plan(resource, await cluster.observe(resource), site)
     problems = [applied.refusal] if applied is not None and applied.refusal is not None else []
-    for problem in (*([planned.refused] if planned.refused else []), *planned.waiting_for):
+    waiting = [problem for problem in planned.waiting_for if problem.reason is not Reason.REFERENCE_NOT_READY]
+    for problem in (*([planned.refused] if planned.refused else []), *waiting):
         problems.append(f"{problem.message} {problem.hint or ''}".rstrip())
     done = holds(resource.status, ConditionType.COMPLETE)
     if holds(resource.status, ConditionType.FAILED):
         problems.append("It has failed before, which never changes; delete it, or give it a new name.")
     action = applied.action if applied is not None else "unchanged"
     wants = () if done else (*_missing_volumes(cluster, resource), *_missing_gpus(cluster, resource, planned))
-    return Preview(key, action, planned, done, (), tuple(problems), wants)
+    return Preview(key, action, planned, done, (), tuple(problems), wants, len(waiting) < len(planned.waiting_for))
 
 
 def _missing_volumes(cluster: PreviewCluster, resource: AnyResource) -> Iterator[str]:

@@ -44,11 +44,6 @@ class PodPlace:
         """Output and errors, of all starts."""
         return self._file("log")
 
-    def clear(self) -> None:
-        """Forget how the pod ended, before it starts once more; the log stays."""
-        for path in (self.process, self.exit, self.termination):
-            path.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True)
 class ProcessState:
@@ -72,6 +67,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._children: dict[PodPlace, subprocess.Popen[bytes]] = {}
+        self._ended: dict[PodPlace, ProcessState] = {}
 
     def start(
         self, place: PodPlace, command: Sequence[str], environment: Mapping[str, str], *, grace: int, kept: bool
@@ -81,7 +77,7 @@ class Processes:
         It gets `grace` seconds between SIGTERM and SIGKILL. Raises OSError where the machine cannot start processes.
         """
         place.directory.mkdir(parents=True, exist_ok=True)
-        place.clear()
+        self.forget(place)
         parent = "0" if kept else str(os.getpid())
         supervised = [sys.executable, "-I", "-S", pod_process.__file__, str(place.directory / str(place.index))]
         with place.log.open("ab") as log:
@@ -101,6 +97,8 @@ class Processes:
 
     def state(self, place: PodPlace) -> ProcessState | None:
         """Return how the pod's process is, or None where none was started."""
+        if (known := self._ended.get(place)) is not None:
+            return known
         child = self._children.get(place)
         if child is not None and child.poll() is None:
             return ProcessState(running=True, pid=child.pid, started=(read_object(place.process) or {}).get("started"))
@@ -108,11 +106,19 @@ class Processes:
         process, end = read_object(place.process), read_object(place.exit)
         started = process.get("started") if process else None
         if end is not None:
-            code, ended = end["exitCode"], end["ended"]
-            return ProcessState(running=False, started=started, ended=ended, exit_code=code, stopped=end["stopped"])
+            code, ended, stopped = end["exitCode"], end["ended"], end["stopped"]
+            known = ProcessState(running=False, started=started, ended=ended, exit_code=code, stopped=stopped)
+            self._ended[place] = known
+            return known
         if process is not None and _lives(process):
             return ProcessState(running=True, pid=process["pid"], started=started)
         return ProcessState(running=False, started=started, lost=True) if process or child else None
+
+    def forget(self, place: PodPlace) -> None:
+        """Forget how the pod ended, before it starts once more; the log stays."""
+        self._ended.pop(place, None)
+        for path in (place.process, place.exit, place.termination):
+            path.unlink(missing_ok=True)
 
     def terminate(self, place: PodPlace) -> None:
         """Ask the pod's process to save and end."""

@@ -20,7 +20,7 @@ from herdsman.local.changes import FieldChange, spec_changes
 from herdsman.local.field_problems import field_problems
 from herdsman.local.history import changes_between
 from herdsman.local.home import Home
-from herdsman.local.json_files import DamagedFile, read_object, write_json
+from herdsman.local.json_files import DamagedFile, read_object, stamp_of, write_json
 
 Stored = AnyResource | Invalid
 
@@ -57,7 +57,7 @@ class Store:
     def read(self, key: Key) -> Stored | None:
         """Return the resource with its status, why it cannot be read, or None; raises DamagedFile."""
         paths = (self._resource_path(key), self._status_path(key))
-        stamp = tuple(stat for path in paths for stat in _stamp(path))
+        stamp = tuple(stat for path in paths for stat in stamp_of(path))
         known = self._read.get(key)
         if known is None or known[0] != stamp:
             fresh = self._parse(key)
@@ -180,11 +180,3 @@ def _delete_first(key: Key) -> str:
 
 def _timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return (found.st_mtime_ns, found.st_ino)

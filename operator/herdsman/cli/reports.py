@@ -1,0 +1,37 @@
+"""The figures of a finished run in a line or two: what changed first, the rest in `herdsman describe`."""
+
+from collections.abc import Iterator, Mapping
+
+from herdsman.api.v1alpha1.status import Status
+from herdsman.cli.figures import shorter
+
+_CHANGES = (("_before", "_after"), ("_first", "_last"))
+"""Endings of two figures that belong together."""
+_OTHERS = 4
+"""Figures shown beside those that changed."""
+
+
+def report_line(status: Status) -> str:
+    """Return what changed, as "loss 5.1 → 4.2 (base 6.0)", and a few of the other figures."""
+    figures = {item.name: item.value for item in status.report}
+    changes = list(_changes(figures))
+    paired = {name for names, _ in changes for name in names}
+    others = [f"{_words(name)} {shorter(value)}" for name, value in figures.items() if name not in paired]
+    return " · ".join([*(text for _, text in changes), *others[:_OTHERS]])
+
+
+def _changes(figures: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the names of figures that belong together, and their text."""
+    for before, after in _CHANGES:
+        for name, value in figures.items():
+            stem = name.removesuffix(before)
+            if stem == name or f"{stem}{after}" not in figures:
+                continue
+            base = f"{stem}_base"
+            told = f" (base {shorter(figures[base])})" if base in figures else ""
+            text = f"{_words(stem)} {shorter(value)} → {shorter(figures[f'{stem}{after}'])}{told}"
+            yield (name, f"{stem}{after}", base), text
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
