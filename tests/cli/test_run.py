@@ -99,9 +99,13 @@ def test_a_server_is_told_with_a_request_to_copy(herdsman):
     assert code == 0
     assert f"curl http://127.0.0.1:{port}/v1/chat/completions" in out
     assert '"model": "chat"' in out
+    assert herdsman("chat", "chat", "one two three") == (0, "three two one \n", "")
+    code, _, err = herdsman("chat", "chat", "bad")
+    assert (code, "answered 400: this is not allowed" in err) == (1, True)
     code, out, _ = herdsman("stop")
     assert out == "ModelServer/chat stopped\n"
     assert herdsman("stop")[1] == "nothing is running here\n"
+    assert "does not serve" in herdsman("chat", "chat", "one")[2]
 
 
 @pytest.fixture

@@ -123,6 +123,19 @@ def serve(config):
             self.send_response(200 if self.path == "/readyz" else 404)
             self.end_headers()
 
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            words = asked["messages"][-1]["content"].split()
+            self.send_response(200 if words != ["bad"] else 400)
+            self.end_headers()
+            if words == ["bad"]:
+                self.wfile.write(json.dumps({"error": {"message": "this is not allowed"}}).encode())
+                return
+            for word in reversed(words):
+                event = {"choices": [{"delta": {"content": f"{word} "}}]}
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
+
         def log_message(self, *_):
             pass
 

@@ -156,6 +156,18 @@ def delete(
 
 
 @app.command()
+def chat(
+    server: Annotated[str, typer.Argument(metavar="SERVER", help="The name of a ModelServer that is ready.")],
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="One question, or a conversation.")] = None,
+    home: Home = None,
+) -> None:
+    """Talk to a server."""
+    from herdsman.cli.chat import chat_command
+
+    chat_command(server, prompt, home)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed

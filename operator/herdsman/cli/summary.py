@@ -72,3 +72,4 @@ def _print_request(console: Console, key: Key, url: str, resource: AnyResource |
     request = f"curl {url}/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'"
     console.print(Text(f"\n{title(key)} answers at {url}", "bold").append(f" until herdsman stop{home}.", "not bold"))
     console.print(Text(request), soft_wrap=True)
+    console.print(Text(f"herdsman chat {key.name}{home}"))
