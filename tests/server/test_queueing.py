@@ -1,5 +1,7 @@
 """One answer at a time: the others wait, too many are sent away, and nobody computes for clients that left."""
 
+import json
+import socket
 import threading
 
 import httpx
@@ -60,16 +62,31 @@ def test_answers_to_requests_at_once_are_not_mixed_up(serve, tokenizer):
     assert [answer().choices[0].text for answer in answers] == texts
 
 
-def test_a_client_that_leaves_a_stream_ends_its_generation(serve):
+class LeavingClient:
+    """A client that asks over a bare socket and hangs up when it is told to."""
+
+    def __init__(self, client, **options):
+        url = httpx.URL(client.url)
+        body = json.dumps({**BODY, **options}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\n\r\n"
+        self.socket = socket.create_connection((url.host, url.port), timeout=20)
+        self.socket.sendall(head.encode() + body)
+
+    def leave(self):
+        self.socket.close()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a whole answer"])
+def test_a_client_that_leaves_ends_its_generation(serve, stream):
     client = serve("one two three four five six seven eight nine ten")
     client.engine.hold_at = 5
-    with (
-        httpx.Client(base_url=client.url) as other,
-        other.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}) as response,
-    ):
-        assert next(response.iter_lines()).startswith("data: ")
+    leaving = LeavingClient(client, stream=stream)
+    wait_until(lambda: client.engine.said == 5, "the answer is half said")
+    leaving.leave()
     generation_over(client)
     assert client.engine.said == 6
+    assert stream or 'status="499"' in client.http.get("/metrics").text
 
 
 def generation_over(client):
@@ -80,23 +97,14 @@ def generation_over(client):
     wait_until(lambda: not client.state.queue._busy, "the worker is free")
 
 
-def test_a_client_that_leaves_without_a_stream_ends_its_generation(serve):
-    client = serve("one two three four five six seven eight nine ten")
-    client.engine.hold_at = 0
-    with httpx.Client(base_url=client.url, timeout=0.3) as other, pytest.raises(httpx.ReadTimeout):
-        other.post("/v1/chat/completions", json=BODY)
-    generation_over(client)
-    assert client.engine.said == 1
-    assert 'status="499"' in client.http.get("/metrics").text
-
-
 def test_a_client_that_leaves_the_queue_is_never_computed_for(serve):
     client = serve("a b", queue_length=1)
     client.engine.hold_at = 0
     first = in_background(client.chat)
     wait_until(lambda: client.engine.calls, "the first is computed")
-    with httpx.Client(base_url=client.url, timeout=0.3) as other, pytest.raises(httpx.ReadTimeout):
-        other.post("/v1/chat/completions", json=BODY)
+    leaving = LeavingClient(client)
+    wait_until(lambda: waiting(client) == 1, "the second waits")
+    leaving.leave()
     wait_until(lambda: waiting(client) == 0, "the second has left the queue")
     client.engine.go_on.set()
     assert first().choices[0].message.content == "a b"
@@ -108,8 +116,10 @@ def test_what_is_queued_when_the_server_closes_is_finished(serve):
     client = serve("a b c")
     client.engine.hold_at = 0
     answers = [in_background(client.chat) for _ in range(2)]
-    wait_until(lambda: waiting(client) == 1, "one is computed and one waits")
+    wait_until(lambda: client.engine.calls and waiting(client) == 1, "one is computed and one waits")
     closing = in_background(lambda: client.state.close() or "closed")
     client.engine.go_on.set()
     assert [answer().choices[0].message.content for answer in answers] == ["a b c"] * 2
     assert closing() == "closed"
+    with pytest.raises(openai.InternalServerError, match="shutting down"):
+        client.chat()

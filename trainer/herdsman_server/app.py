@@ -26,7 +26,13 @@ from herdsman_server.answers import (
 )
 from herdsman_server.connection import ClientLeftError, while_connected
 from herdsman_server.engine import ServedModel
-from herdsman_server.generations import Generation, GenerationFailedError, GenerationQueue, QueueFullError
+from herdsman_server.generations import (
+    Generation,
+    GenerationFailedError,
+    GenerationQueue,
+    QueueClosedError,
+    QueueFullError,
+)
 from herdsman_server.metrics import ServerMetrics
 from herdsman_server.openai_api import ApiError, ChatRequest, CompletionRequest
 
@@ -117,6 +123,8 @@ async def _answer(state: ServerState, body: AnyRequest, request: Request) -> Res
     except QueueFullError as error:
         message = f"{error.waiting} requests are waiting already; try again in {error.retry_after} s."
         raise ApiError(429, message, headers={"Retry-After": str(error.retry_after)}) from None
+    except QueueClosedError:
+        raise ApiError(503, "The server is shutting down; ask another replica.") from None
     answer = Answer(body, len(wanted.prompt))
     events = while_connected(request, generation.events())
     seconds = state.metrics.request_seconds.labels(request.scope["route"].path)

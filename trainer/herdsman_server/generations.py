@@ -37,6 +37,10 @@ class QueueFullError(Exception):
         self.retry_after = retry_after
 
 
+class QueueClosedError(Exception):
+    """The server is shutting down."""
+
+
 class GenerationFailedError(Exception):
     """The engine raised; its message is for the log, not for clients."""
 
@@ -100,8 +104,10 @@ class GenerationQueue:
         self._worker.start()
 
     def submit(self, generation: Generation) -> None:
-        """Queue a generation; raises QueueFullError where too many wait."""
+        """Queue a generation; raises QueueFullError where too many wait, QueueClosedError after `close`."""
         with self._changed:
+            if self._closed:
+                raise QueueClosedError
             waiting = len(self._waiting) + self._busy
             if waiting > self._length:
                 raise QueueFullError(len(self._waiting), max(1, round(self._seconds)))
