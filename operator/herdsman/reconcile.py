@@ -30,7 +30,7 @@ async def reconcile(key: Key, cluster: Cluster, site: Site) -> Outcome:
     if resource is None:
         return Outcome(None)
     if isinstance(resource, Invalid):
-        report = invalid_status(resource.status, resource.generation, resource.problems, cluster.now())
+        report = invalid_status(resource.status, resource.generation, resource.problems, cluster.now(), key.kind)
         await cluster.report(key, report)
         return Outcome(report)
     world = await cluster.observe(resource)
