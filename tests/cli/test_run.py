@@ -45,6 +45,7 @@ def test_a_failed_resource_exits_with_1_and_tells_cause_remedy_and_log(herdsman)
     assert "✘ ModelImport/base: zh.jsonl, line 7: No output in this record." in out
     assert "Add it." in out
     assert "herdsman logs modelimport base" in out
+    assert "herdsman delete modelimport base --purge" in out
 
 
 def test_a_missing_volume_exits_with_1_and_tells_the_option(herdsman):
@@ -80,6 +81,16 @@ def test_without_a_path_and_without_a_home_it_asks_for_manifests(herdsman):
     code, _, err = herdsman("run")
     assert code == 2
     assert "herdsman run PATH" in err
+
+
+def test_a_python_without_a_trainer_is_refused_before_anything_is_made(herdsman, monkeypatch):
+    monkeypatch.delenv("HERDSMAN_PYTHON")
+    monkeypatch.setattr("herdsman.cli.run.find_spec", lambda _: None)
+    code, _, err = herdsman("run", *herdsman.manifests(model_import()))
+    assert code == 1
+    assert "pip install 'herdsman[trainer,server]'" in err
+    assert "HERDSMAN_PYTHON" in err
+    assert not herdsman.home.exists
 
 
 def test_json_lines_end_with_a_summary(herdsman):

@@ -9,7 +9,7 @@ import pytest
 
 from builders import manifest
 from herdsman.local.history import headline
-from shells.homes import model_import, phases, server, status_of, until
+from shells.homes import model_import, phases, server, status_of
 
 
 @pytest.fixture
@@ -88,15 +88,10 @@ def test_no_replicas_stop_the_server_and_some_start_it(play, port):
     play.fresh_cluster()
     assert play.apply(model_import(), server(port=port, replicas=0))["chat"].action == "updated"
     assert phases(play.follow())["chat"] == "Suspended"
-    play.follow_while(nothing)
     assert pid_of(play) is None
     play.fresh_cluster()
     play.apply(model_import(), server(port=port, replicas=2))
     assert phases(play.follow())["chat"] == "Ready"
-
-
-async def nothing(_):
-    await until(lambda: True, "at once")
 
 
 def test_a_server_waits_for_its_model(play, port):

@@ -94,9 +94,9 @@ def _needs(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     parts = [
-        f"{estimate.gpu_memory_gib:g} GiB a GPU" if estimate.gpu_memory_gib is not None else "",
-        f"{estimate.disk_gib:g} GiB disk" if estimate.disk_gib is not None else "",
-        f"{estimate.hours:g} hours" if estimate.hours is not None else "",
+        f"{estimate.gpu_memory_gib:g} GiB a GPU" if estimate.gpu_memory_gib else "",
+        f"{estimate.disk_gib:g} GiB disk" if estimate.disk_gib else "",
+        f"{estimate.hours:g} hours" if estimate.hours else "",
     ]
     return ", ".join(part for part in parts if part)
 

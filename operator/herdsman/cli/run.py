@@ -1,9 +1,11 @@
 """`herdsman run`: apply, follow, and tell."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +23,7 @@ from herdsman.core.references import direct
 from herdsman.core.world import Key
 from herdsman.local.cluster import LocalCluster
 from herdsman.local.follow import Ending, Follower, as_asked, with_inputs
-from herdsman.local.home import DEFAULT_HOME, Home, local_site
+from herdsman.local.home import DEFAULT_HOME, PYTHON_VARIABLE, Home, local_site
 from herdsman.local.lock import HomeLock
 from herdsman.local.machine import this_machine
 from herdsman.local.manifests import Manifests, load_manifests
@@ -39,6 +41,7 @@ def run_command(
     home = Home.at(home_option)
     if not paths and not home.exists:
         raise Refused(f"nothing was applied in {home.root} yet; give the manifests: herdsman run PATH", USAGE)
+    _check_trainer()
     home.create()
     with HomeLock(home.lock_file):
         cluster = LocalCluster(home, this_machine(cores))
@@ -47,6 +50,13 @@ def run_command(
         for request in home.stops.glob("*"):
             request.unlink()
         return asyncio.run(_follow(cluster, with_inputs(keys, cluster), home_option, as_json=as_json))
+
+
+def _check_trainer() -> None:
+    """Raise Refused where the interpreter of pods is this one and lacks what a trainer needs."""
+    if PYTHON_VARIABLE not in os.environ and find_spec("torch") is None:
+        what = "this Python has no trainer: pip install 'herdsman[trainer,server]'"
+        raise Refused(f"{what}, or name one that has it with {PYTHON_VARIABLE}=/path/to/python")
 
 
 def checked_manifests(paths: Sequence[Path]) -> Manifests:

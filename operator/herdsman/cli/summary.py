@@ -60,9 +60,12 @@ def _print_trouble(console: Console, key: Key, status: Status, home: str) -> Non
     failure = status.failure
     told = failure.message if failure is not None and failure.message not in message else message
     console.print(Text("\n ✘ ", "bold red").append(f"{title(key)}: ", "bold").append(told or reason))
-    if failure is not None and failure.hint:
+    if failure is not None and failure.hint and failure.hint not in told:
         console.print(Text(f"   {failure.hint}"))
-    if status.attempts or status.replicas is not None:
+    if status.phase == Phase.FAILED:
+        again = f"herdsman delete {command_name(key)} --purge{home}, and run again"
+        console.print(Text(f"   Once that is mended: {again}", "dim"))
+    if any(attempt.started for attempt in status.attempts) or status.replicas is not None:
         console.print(Text(f"   Its log: herdsman logs {command_name(key)}{home}", "dim"))
 
 

@@ -161,6 +161,11 @@ class LocalCluster:
         servers = [record for record in self.servers.records() if record.owner == key and record.replicas]
         return any(not self.servers.gave_up(server) for server in servers)
 
+    def winds_down(self, key: Key) -> bool:
+        """Whether a server of the resource still has to end, because none is wanted any more."""
+        unwanted = (record for record in self.servers.records() if record.owner == key and not record.replicas)
+        return any(self.servers.running(record) for record in unwanted)
+
     def hindrance(self, record: JobRecord) -> str | None:
         """Return why a Job can never start on this machine, or None."""
         return shortage(record.request, self.machine)

@@ -187,7 +187,7 @@ class Follower:
 
     def _goes_on(self, key: Key, status: Status | None) -> bool:
         """Whether something may still happen to the resource without anybody's help."""
-        if any(job.owner == key for job in self._cluster.running_jobs()):
+        if self._cluster.winds_down(key) or any(job.owner == key for job in self._cluster.running_jobs()):
             return True
         if status is None or is_final(status) or status.phase == Phase.READY or key in self._held:
             return False
