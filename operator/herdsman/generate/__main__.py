@@ -1,21 +1,25 @@
 """`python -m herdsman.generate [--check] [--root DIRECTORY]`: writes what follows from the API models, or compares."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
-from herdsman.generate.chart import argocd_files, crd_templates, rule_files
+from herdsman.generate.chart import argocd_files, crd_templates, kustomize_files, rule_files
 from herdsman.generate.crds import crd_files
 from herdsman.generate.reference import reference_files
 
 
+@functools.cache
 def generated() -> dict[Path, dict[str, str]]:
     """Return every generated file: its directory relative to the project, its name, its text."""
+    crds = crd_files()
     return {
-        Path("crds"): crd_files(),
+        Path("crds"): crds,
         Path("docs/reference"): reference_files(),
-        Path("charts/herdsman/templates/crds"): crd_templates(),
+        Path("charts/herdsman/templates/crds"): crd_templates(crds),
         Path("charts/herdsman/files"): rule_files(),
+        Path("deploy/kustomize/crds"): kustomize_files(crds),
         Path("gitops/argocd/health"): argocd_files(),
     }
 
