@@ -1,5 +1,6 @@
 """Following resources on one machine, with a trainer that needs no torch."""
 
+import json
 import os
 import signal
 
@@ -244,3 +245,15 @@ def test_the_remains_of_a_finished_run_go_when_their_time_is_over_and_the_state_
     assert phases(play.follow()) == {"base": "Succeeded"}
     assert not (play.home.jobs / "mi-base-1").exists()
     assert (play.import_dir() / "artifact").is_dir()
+
+
+def test_a_stored_resource_that_no_longer_fits_is_told_with_its_field_and_the_others_run(play):
+    play.apply(model_import(), pretrain())
+    path = play.home.resources / "PretrainJob" / "zh.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "spec": {**stored["spec"], "stage": "Old"}}))
+    play.fresh_cluster()
+    ending = play.follow()
+    assert status_of(ending, "base").phase == "Succeeded"
+    assert "spec.stage" in headline(status_of(ending, "zh")).message
+    assert [key.name for key in ending.stuck] == ["zh"]
