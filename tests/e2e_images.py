@@ -4,9 +4,11 @@ An image that exists already is given by its name: HERDSMAN_TRAINER_IMAGE=regist
 it, the test cluster's tool builds it, and the tag is the digest of what goes into it.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -26,10 +28,12 @@ def image(name: str) -> str:
     if not TEST_CLUSTER.is_file():
         pytest.skip(f"needs the image: set HERDSMAN_{name.upper()}_IMAGE, or HERDSMAN_TEST_CLUSTER to what builds it")
     tag = f"localhost/herdsman/{name}:{_digest()}"
-    if tag not in _on_node():
-        _run([str(TEST_CLUSTER), "base-image"])
-        arguments = ["--build-arg", f"BASE={BASE}", "-f", f"images/{name}/Dockerfile", "."]
-        _run([str(TEST_CLUSTER), "build", tag, *arguments])
+    with (Path(tempfile.gettempdir()) / "herdsman-image-build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tool keeps the image it builds in one file
+        if tag not in _on_node():
+            _run([str(TEST_CLUSTER), "base-image"])
+            arguments = ["--build-arg", f"BASE={BASE}", "-f", f"images/{name}/Dockerfile", "."]
+            _run([str(TEST_CLUSTER), "build", tag, *arguments])
     return tag
 
 
