@@ -36,6 +36,8 @@ async def reconcile(key: Key, cluster: Cluster, site: Site) -> Outcome:
     world = await cluster.observe(resource)
     planned = plan(resource, world, site)
     await cluster.apply(resource, planned.children)
+    if planned.expired:
+        await cluster.forget_jobs(resource, planned.expired)
     report = status(resource, planned, world)
     await cluster.report(key, report)
     return Outcome(report, planned.requeue_after)

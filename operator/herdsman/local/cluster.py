@@ -10,7 +10,6 @@ from herdsman.api.v1alpha1.status import Status
 from herdsman.cluster import Invalid
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
-from herdsman.core.status import is_final
 from herdsman.core.volumes import claims, writes
 from herdsman.core.world import JobFacts, Key, World, WritePath
 from herdsman.local.home import Home
@@ -92,6 +91,12 @@ class LocalCluster:
                 case _:
                     pass  # a Service is the port itself, and a headless one the loopback address
 
+    async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
+        """Delete Jobs of a finished run with their logs; those that are gone already are no error."""
+        for record in self.jobs.records():
+            if record.name in jobs and record.owner == key_of(resource):
+                self.jobs.delete(record)
+
     async def report(self, key: Key, status: Status) -> None:
         """Write the status if it differs from the stored one."""
         self.store.write_status(key, status, self.now())
@@ -105,8 +110,6 @@ class LocalCluster:
         """Stop what should stop, and of the resources that are followed start what may start."""
         for record in self.jobs.records():
             self.jobs.settle(record)
-            if self._expired(record):
-                self.jobs.delete(record)
         records = self.jobs.records()
         if self._draining:
             return
@@ -195,15 +198,6 @@ class LocalCluster:
                 count = record.request.cores
                 waiting = Waiting("Queued", f"waits for {count:g} core{'' if count == 1 else 's'}")
         return self.jobs.facts(record, waiting, newest=record.name == newest.name)
-
-    def _expired(self, record: JobRecord) -> bool:
-        """Whether its resource has ended for good, longer ago than ttlSecondsAfterFinished says."""
-        resource = self.store.read(record.owner)
-        if resource is None or isinstance(resource, Invalid | ModelServer) or resource.status is None:
-            return False
-        ttl, attempts = resource.spec.ttl_seconds_after_finished, resource.status.attempts
-        end = attempts[-1].ended if attempts and is_final(resource.status) else None
-        return ttl is not None and end is not None and (self.now() - end).total_seconds() >= ttl
 
     def _apply_config(self, child: Manifest) -> None:
         """Write the one file of a ConfigMap; an immutable one is written once."""

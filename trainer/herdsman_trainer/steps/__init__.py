@@ -1,0 +1,1 @@
+"""One module per job kind; `run` reads top-down."""
