@@ -26,7 +26,7 @@ def delete_command(kind: str, name: str, home_option: str | None, *, purge: bool
         wait_until(lambda: not working(cluster, key))
         resource = cluster.store.read(key)
         target = None if resource is None or isinstance(resource, Invalid) else writes(resource)
-        cluster.forget(key)
+        cluster.erase(key)
         sys.stdout.write(f"{title(key)} deleted\n")
         if target is None:
             return

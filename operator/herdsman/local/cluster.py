@@ -137,7 +137,7 @@ class LocalCluster:
             if server.owner == key:
                 self.servers.terminate(server)
 
-    def forget(self, key: Key) -> None:
+    def erase(self, key: Key) -> None:
         """Remove the resource and everything made for it but its volumes; its processes must have ended."""
         for job in self.jobs.records():
             if job.owner == key:
