@@ -1,0 +1,52 @@
+"""The pages on operating name values, alerts and files that exist."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from admission import PROJECT
+from helm import CHART, text
+
+PAGES = sorted((PROJECT / "docs" / "operations").glob("*.md"))
+SCHEMA = json.loads(text(CHART / "values.schema.json"))
+
+
+def is_value(path: str) -> bool:
+    """Whether the chart has this value, or one that takes any name there."""
+    node = SCHEMA
+    for part in path.split("."):
+        if part in node.get("properties", ()):
+            node = node["properties"][part]
+        elif isinstance(node.get("additionalProperties"), dict):
+            node = node["additionalProperties"]
+        else:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_value_that_is_set_on_a_page_exists(page):
+    asked = re.findall(r"--set(?:-json)? '?([A-Za-z.]+)=", text(page))
+    asked += re.findall(r"`([a-z]+[A-Za-z]*\.[A-Za-z.]+)(?::[^`]*)?`", text(page).replace("spec.", "`"))
+    ours = [path for path in asked if path.partition(".")[0] in SCHEMA["properties"]]
+    assert [path for path in ours if not is_value(path)] == []
+
+
+def test_every_value_of_the_pages_yaml_exists():
+    blocks = [block for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", text(page), re.DOTALL)]
+    assert blocks
+    tops = {key for block in blocks for key in yaml.safe_load(block)}
+    assert tops <= set(SCHEMA["properties"])
+
+
+def test_every_alert_has_a_line_and_every_line_an_alert():
+    listed = re.findall(r"^\| (Herdsman\w+) \|", text(PROJECT / "docs/operations/monitoring.md"), re.MULTILINE)
+    groups = yaml.safe_load(text(CHART / "alerts/herdsman.yaml"))["groups"]
+    assert listed == [rule["alert"] for group in groups for rule in group["rules"]]
+
+
+def test_every_page_is_listed():
+    listed = re.findall(r"\]\(([a-z-]+\.md)\)", text(PROJECT / "docs/operations/README.md"))
+    assert sorted(listed) == [page.name for page in PAGES if page.name != "README.md"]
