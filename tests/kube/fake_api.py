@@ -1,7 +1,8 @@
 """An API server in memory, as strict as the real one where the shell could go wrong.
 
-It knows resourceVersions, uids, server-side apply with the fields of each manager, the status subresource, preconditions,
-fields that cannot change, ownership and garbage collection, and it can fail or kill the caller at any request.
+It knows resourceVersions, uids, server-side apply with the fields of each manager, the status subresource,
+preconditions, fields that cannot change, ownership and garbage collection, and it can fail or kill the caller at any
+request.
 """
 
 import copy
@@ -60,7 +61,8 @@ class FakeApi:
             yield Listing([copy.deepcopy(body) for body in self._matching(kind, namespace, query)], self._version)
 
     async def list_objects(self, kind, namespace, **query):
-        return [page async for page in self.pages(kind, namespace, **query)][0]
+        pages = [page async for page in self.pages(kind, namespace, **query)]
+        return pages[0]
 
     async def create(self, body):
         kind, metadata = body["kind"], body["metadata"]
@@ -157,7 +159,9 @@ class FakeApi:
     def _check_unchangeable(self, where: Where, changed: Body) -> None:
         there = self.objects[where]
         old, new = there.get("spec") or {}, changed.get("spec") or {}
-        wrong = [field for field in _IMMUTABLE_JOB if where[0] == "Job" and field in old and old[field] != new.get(field)]
+        wrong = [
+            field for field in _IMMUTABLE_JOB if where[0] == "Job" and field in old and old[field] != new.get(field)
+        ]
         if there.get("immutable") and there.get("data") != changed.get("data"):
             wrong.append("data")
         if where[0] == "PersistentVolumeClaim" and old and old != new:
@@ -280,5 +284,7 @@ def _merged(body: Any, patch: Any) -> Any:
 
 
 def _content(body: Body) -> Body:
-    metadata = {name: value for name, value in body["metadata"].items() if name not in ("resourceVersion", "generation")}
+    metadata = {
+        name: value for name, value in body["metadata"].items() if name not in ("resourceVersion", "generation")
+    }
     return {**body, "metadata": metadata}

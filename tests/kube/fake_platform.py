@@ -46,7 +46,8 @@ class FakePlatform:
         """Move every Job and Deployment on by one state; returns whether anything moved."""
         version = self.api._version
         for job in self.api.of("Job"):
-            self._job(job)
+            if "template" in job["spec"]:
+                self._job(job)
         for deployment in self.api.of("Deployment"):
             self._roll_out(deployment)
         return self.api._version != version
@@ -61,7 +62,9 @@ class FakePlatform:
 
     def _job(self, job: Body) -> None:
         pods, status = self.pods(job), job.get("status") or {}
-        if any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in status.get("conditions", ())):
+        if any(
+            item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in status.get("conditions", ())
+        ):
             return
         if job["spec"].get("suspend"):
             for pod in pods:
@@ -132,7 +135,12 @@ class FakePlatform:
             for pod in self.pods(job):
                 if pod["status"]["phase"] in ("Pending", "Running"):
                     self.api.remove("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
-            condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "lastTransitionTime": stamp}
+            condition = {
+                "type": "Failed",
+                "status": "True",
+                "reason": "BackoffLimitExceeded",
+                "lastTransitionTime": stamp,
+            }
             self.status(job, active=0, failed=phases.count("Failed"), conditions=[condition])
         elif all(phase == "Succeeded" for phase in phases):
             condition = {"type": "Complete", "status": "True", "lastTransitionTime": stamp}

@@ -41,9 +41,7 @@ class Station:
         self.events.clear()
         self.shell = make_shell(self.api, self._answer, clock=lambda: self.seconds, today=self.today)
         self.shell.queue._jitter = lambda: 0.0
-        self.operator = Operator(
-            self.shell, Site(), self.metrics, namespaces=namespaces, jitter=lambda: 0.0
-        )
+        self.operator = Operator(self.shell, Site(), self.metrics, namespaces=namespaces, jitter=lambda: 0.0)
 
     async def _answer(self, target):
         if target.job_uid not in self.progress:
@@ -74,7 +72,7 @@ class Station:
         await self.shell.recorder.drain()
 
     async def settle(self, *, patience=120.0, hold=()):
-        """Let operator and platform take turns until nothing moves, and time pass until nothing is due within `patience`."""
+        """Let operator and platform take turns until nothing moves and nothing is due within `patience` seconds."""
         until = self.seconds + patience
         while True:
             await self.work(hold=hold)

@@ -34,7 +34,9 @@ def pipeline():
 def fall_once(job, index):
     """Every first attempt loses its rank 0 with a fault that may pass; all others succeed."""
     first = job["metadata"]["labels"]["herdsman.dev/attempt"] == "1"
-    return End(75, message='{"reason": "Temporary", "message": "the volume was slow"}') if first and not index else End()
+    return (
+        End(75, message='{"reason": "Temporary", "message": "the volume was slow"}') if first and not index else End()
+    )
 
 
 def started(*resources, script=succeed):

@@ -93,6 +93,7 @@ class KubeApi:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
             await config.load_kube_config(client_configuration=configuration)
+        configuration.client_session_kwargs = {"trust_env": False}  # else every request looks for a netrc file
         return cls(client.ApiClient(configuration), **options)
 
     async def close(self) -> None:

@@ -26,16 +26,17 @@ REFUSED = (400, 403, 422)
 """Answers that only somebody else's action changes: invalid, forbidden or over a quota, refused by a policy."""
 
 
-async def apply_children(shell: Shell, resource: AnyResource, children: Sequence[Manifest]) -> None:
-    """Make the children exist, in their order; what is refused is remembered as the run's trouble and tried again.
+async def apply_children(shell: Shell, resource: AnyResource, children: Sequence[Manifest]) -> bool:
+    """Make the children exist, in their order; returns whether anything had to be done for it.
 
-    Raises NameTaken where an object of somebody else has a child's name, and StillThere where one of an earlier
-    resource of this name is being removed.
+    What is refused is remembered as the run's trouble and tried again. Raises NameTaken where an object of others has a
+    child's name, and StillThere where one of an earlier resource of this name is being removed.
     """
     me = ResourceKey(resource.metadata.namespace, references.key_of(resource))
     held = shell.refusals.get(me)
     if children and held is not None and shell.clock() < held.again:
-        return
+        return False
+    versions = [_version(shell, child) for child in children]
     for child in children:
         try:
             await _apply(shell, resource, child)
@@ -47,8 +48,9 @@ async def apply_children(shell: Shell, resource: AnyResource, children: Sequence
             pause = min(LONGEST_PAUSE, 2 * held.pause) if held is not None else FIRST_PAUSE
             job = next((item for item in children if item["kind"] == "Job"), None)
             shell.refusals[me] = Refusal(_cause(child, error), job, shell.clock() + pause, pause)
-            return
+            return True
     shell.refusals.pop(me, None)
+    return versions != [_version(shell, child) for child in children]
 
 
 def belongs_to(body: Body, resource: AnyResource) -> bool:
@@ -161,6 +163,11 @@ def _left_over(body: Body, resource: AnyResource) -> bool:
 def _same_files(child: Manifest, known: Body) -> bool:
     planned, there = ({name: digest_of(text) for name, text in (it.get("data") or {}).items()} for it in (child, known))
     return planned == there
+
+
+def _version(shell: Shell, child: Manifest) -> str | None:
+    known = shell.cache.get(child["kind"], child["metadata"]["namespace"], child["metadata"]["name"])
+    return known["metadata"].get("resourceVersion") if known is not None else None
 
 
 def _remember(shell: Shell, body: Body) -> None:

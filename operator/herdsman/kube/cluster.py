@@ -33,6 +33,7 @@ class KubeCluster:
         self._shell = shell
         self._namespace = namespace
         self._body: Body | None = None
+        self._made = False
         self.look_again: float | None = None
         """Seconds after which something may be found out that no watch tells."""
 
@@ -72,12 +73,15 @@ class KubeCluster:
 
     async def apply(self, resource: AnyResource, children: Sequence[Manifest]) -> None:
         """Make the children exist as given, owned by the resource; applying twice changes nothing."""
-        await apply_children(self._shell, resource, children)
-        refusal = self._shell.refusals.get(ResourceKey(self._namespace, references.key_of(resource)))
+        me = ResourceKey(self._namespace, references.key_of(resource))
+        if await apply_children(self._shell, resource, children) and me not in self._shell.untold:
+            self._shell.untold.add(me)
+            self._made = True
+        refusal = self._shell.refusals.get(me)
         if refusal is not None:
             self._soon(max(0.2, refusal.again - self._shell.clock()))
 
-    async def forget(self, resource: AnyResource, jobs: Sequence[str]) -> None:
+    async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run, with their pods, configurations and Services."""
         for name in jobs:
             for kind in ("Job", "ConfigMap", "Service"):
@@ -88,8 +92,13 @@ class KubeCluster:
     async def report(self, key: Key, status: Status) -> None:
         """Write the status if it differs from the stored one, and tell what has changed as Events.
 
-        Raises Conflict where the resource has changed since it was read: the decision was made from an old view.
+        Right after children were made nothing is written: the resource is looked at once more, and one status tells of
+        it all. Raises Conflict where the resource has changed since it was read: the decision is from an old view.
         """
+        if self._made:
+            self._soon(0.0)
+            return
+        self._shell.untold.discard(ResourceKey(self._namespace, key))
         body = self._body
         assert body is not None, "report follows read"
         before = self._shell.models.read(body).status
@@ -99,6 +108,8 @@ class KubeCluster:
         document = {"apiVersion": API_VERSION, "kind": key.kind, "metadata": metadata, "status": status.to_json()}
         written = await self._shell.api.apply(document, subresource="status")
         self._shell.intake.seen(written, own=True)
+        if is_final(status) and (body.get("spec") or {}).get("ttlSecondsAfterFinished") is not None:
+            self._soon(0.0)  # only now that the end is recorded may the Jobs' time begin to run
         for announcement in announcements(before, status):
             self._shell.recorder.announce(written, announcement)
 

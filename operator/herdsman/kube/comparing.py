@@ -34,17 +34,14 @@ def is_as_planned(manifest: Manifest, live: Body) -> bool:
 
 def covers(planned: Any, live: Any) -> bool:
     """Whether everything that is planned is there; what the API server or others added is of no matter."""
+    if live is None and _says_nothing(planned):
+        return True
     if isinstance(planned, Mapping):
-        return isinstance(live, Mapping) and all(
-            (name in live or _says_nothing(member)) and covers(member, live.get(name))
-            for name, member in planned.items()
-        )
+        return isinstance(live, Mapping) and all(covers(member, live.get(name)) for name, member in planned.items())
     if isinstance(planned, list | tuple):
-        if not planned and live is None:
-            return True
         same_length = isinstance(live, list) and len(live) == len(planned)
         return same_length and all(covers(one, other) for one, other in zip(planned, live, strict=True))
-    return bool(planned == live) or (_says_nothing(planned) and _says_nothing(live)) or _same_amount(planned, live)
+    return bool(planned == live) or _same_amount(planned, live)
 
 
 def _says_nothing(value: Any) -> bool:

@@ -11,70 +11,76 @@ from typing import Any
 
 Body = Mapping[str, Any]
 
-_METADATA = frozenset(
-    {
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "generation",
-        "labels",
-        "annotations",
-        "ownerReferences",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    }
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 _ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
-_JOB_SPEC = frozenset({"suspend", "parallelism", "completions", "activeDeadlineSeconds", "ttlSecondsAfterFinished"})
-_POD_STATUS = frozenset(
-    {"phase", "reason", "message", "conditions", "podIP", "containerStatuses", "initContainerStatuses", "startTime"}
-)
-_CONTAINER_STATUS = frozenset({"name", "state", "lastState", "restartCount", "ready"})
+_JOB_SPEC = ("suspend", "parallelism", "completions", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+_JOB_STATUS = ("startTime", "completionTime", "succeeded", "failed")
+_JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+_POD_STATUS = ("phase", "reason", "message", "podIP")
+_CONTAINER_STATUS = ("name", "state", "lastState")
+_CONDITION = ("type", "status", "reason", "message")
 DIGEST = "sha256:"
 
 
 def trimmed(body: Body) -> Body:
     """Return the part of an object that is kept."""
-    kind = body["kind"]
-    metadata = {key: value for key, value in body["metadata"].items() if key in _METADATA}
-    if _ANNOTATION in (metadata.get("annotations") or {}):
+    metadata = _picked(body["metadata"], _METADATA)
+    if metadata.get("annotations"):
         metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _ANNOTATION}
-    rest = {key: value for key, value in body.items() if key not in ("metadata", "managedFields")}
-    cut: Body = _BY_KIND.get(kind, _whole)({**rest, "metadata": metadata})
-    return _shared(cut)  # type: ignore[no-any-return]
+    if metadata.get("labels"):
+        metadata["labels"] = {sys.intern(key): value for key, value in metadata["labels"].items()}
+    found: Body = _BY_KIND.get(body["kind"], _whole)(body)
+    return {"kind": sys.intern(body["kind"]), "metadata": metadata, **found}
 
 
 def _whole(body: Body) -> Body:
-    return body
+    return {key: _shared(value) for key, value in body.items() if key not in ("kind", "metadata")}
 
 
 def _job(body: Body) -> Body:
-    spec = {key: value for key, value in (body.get("spec") or {}).items() if key in _JOB_SPEC}
-    return {**body, "spec": spec}
+    status = _picked(body.get("status"), _JOB_STATUS)
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    status["conditions"] = [_picked(item, _JOB_CONDITION) for item in conditions]
+    return {"spec": _picked(body.get("spec"), _JOB_SPEC), "status": status}
 
 
 def _pod(body: Body) -> Body:
-    status = {key: value for key, value in (body.get("status") or {}).items() if key in _POD_STATUS}
+    given = body.get("status") or {}
+    status = _picked(given, _POD_STATUS)
     for field in ("containerStatuses", "initContainerStatuses"):
-        if field in status:
-            status[field] = [
-                {key: value for key, value in item.items() if key in _CONTAINER_STATUS} for item in status[field] or ()
-            ]
+        if given.get(field):
+            status[field] = [_picked(item, _CONTAINER_STATUS) for item in given[field]]
     status["conditions"] = [
-        {key: value for key, value in item.items() if key in ("type", "status", "reason", "message")}
-        for item in status.get("conditions") or ()
+        _picked(item, _CONDITION)
+        for item in given.get("conditions") or ()
         if item["status"] != "True" or item["type"] == "DisruptionTarget"
     ]
     names = [{"name": item["name"]} for item in (body.get("spec") or {}).get("containers") or ()]
-    return {**body, "spec": {"containers": names}, "status": status}
+    return {"spec": {"containers": names}, "status": status}
 
 
 def _config_map(body: Body) -> Body:
     """Keep a digest of each file: enough to see whether it is what was planned."""
     data = {name: digest_of(text) for name, text in (body.get("data") or {}).items()}
-    return {**body, "data": data}
+    return {**_whole({key: value for key, value in body.items() if key != "data"}), "data": data}
+
+
+def _picked(body: Body | None, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return these members, under one and the same copy of each name."""
+    given = body or {}
+    return {name: given[name] for name in names if name in given}
 
 
 def digest_of(text: str) -> str:
@@ -91,9 +97,9 @@ _BY_KIND: Mapping[str, Callable[[Body], Body]] = {"Job": _job, "Pod": _pod, "Con
 
 
 def _shared(value: Any) -> Any:
-    """Return the value with every key and every short word stored only once."""
+    """Return the value with every key stored only once."""
     if isinstance(value, dict):
         return {sys.intern(key): _shared(member) for key, member in value.items()}
     if isinstance(value, list):
         return [_shared(item) for item in value]
-    return sys.intern(value) if isinstance(value, str) and len(value) <= 32 else value
+    return value
