@@ -193,7 +193,10 @@ def test_one_operator_is_replaced_and_several_take_turns():
     assert render().one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
     assert render().of("PodDisruptionBudget") == []
     several = render(VALUES["two replicas and a lease"])
-    assert several.one("Deployment")["spec"]["strategy"] == {"type": "RollingUpdate"}
+    assert several.one("Deployment")["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0},
+    }
     assert several.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
     assert "replicas: more than one needs lease: true" in refusal({"replicas": 2})
 
