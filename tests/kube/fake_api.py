@@ -5,7 +5,7 @@ preconditions, fields that cannot change, ownership and garbage collection, and 
 request.
 """
 
-import copy
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -54,11 +54,11 @@ class FakeApi:
 
     async def get(self, kind, namespace, name):
         with self._call("get", kind, name):
-            return copy.deepcopy(self._find((kind, namespace, name)))
+            return _copied(self._find((kind, namespace, name)))
 
     async def pages(self, kind, namespace, **query) -> AsyncIterator[Listing]:
         with self._call("list", kind, ""):
-            yield Listing([copy.deepcopy(body) for body in self._matching(kind, namespace, query)], self._version)
+            yield Listing([_copied(body) for body in self._matching(kind, namespace, query)], self._version)
 
     async def list_objects(self, kind, namespace, **query):
         pages = [page async for page in self.pages(kind, namespace, **query)]
@@ -67,7 +67,7 @@ class FakeApi:
     async def create(self, body):
         kind, metadata = body["kind"], body["metadata"]
         with self._call("create", kind, metadata["name"]):
-            return copy.deepcopy(self.add(body))
+            return _copied(self.add(body))
 
     async def apply(self, body, *, subresource=None):
         kind, metadata = body["kind"], body["metadata"]
@@ -81,7 +81,7 @@ class FakeApi:
                 bare["metadata"]["namespace"] = metadata["namespace"]
                 self._store(where, bare, announce=False)
             self._check_preconditions(where, metadata)
-            return copy.deepcopy(self._apply(where, body, subresource))
+            return _copied(self._apply(where, body, subresource))
 
     async def merge(self, kind, namespace, name, patch):
         with self._call("merge", kind, name):
@@ -90,7 +90,7 @@ class FakeApi:
             self._check_preconditions(where, patch.get("metadata", {}))
             changed = _merged(self.objects[where], patch)
             self._check_unchangeable(where, changed)
-            return copy.deepcopy(self._replace(where, changed))
+            return _copied(self._replace(where, changed))
 
     async def delete(self, kind, namespace, name, *, uid=None):
         with self._call("delete", kind, name):
@@ -104,7 +104,7 @@ class FakeApi:
         where = body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]
         if where in self.objects:
             raise Conflict(409, "AlreadyExists", f"{where[0]} {where[2]} already exists")
-        stored = copy.deepcopy(dict(body))
+        stored = _copied(dict(body))
         if where[0] in KINDS:
             stored.pop("status", None)
         stored["metadata"]["generation"] = 1
@@ -171,7 +171,7 @@ class FakeApi:
 
     def _apply(self, where: Where, body: Mapping[str, Any], subresource: str | None) -> Body:
         manager = f"herdsman{'/' + subresource if subresource else ''}"
-        document = copy.deepcopy(dict(body))
+        document = _copied(dict(body))
         document.pop("apiVersion"), document.pop("kind")
         for field in ("name", "namespace", "uid", "resourceVersion"):
             document["metadata"].pop(field, None)
@@ -179,7 +179,7 @@ class FakeApi:
             document = {subresource: document[subresource]}
         elif where[0] in KINDS:
             document.pop("status", None)
-        changed = copy.deepcopy(self.objects[where])
+        changed = _copied(self.objects[where])
         paths = dict(_leaves(document))
         held_by_others = set().union(*(held for name, held in self.fields[where].items() if name != manager), set())
         for path in self.fields[where].get(manager, set()) - paths.keys() - held_by_others:
@@ -218,7 +218,7 @@ class FakeApi:
 
     def _announce(self, change: str, body: Body) -> None:
         for listener in self.listeners:
-            listener(change, copy.deepcopy(body))
+            listener(change, _copied(body))
 
 
 class _Calling:
@@ -232,8 +232,12 @@ class _Calling:
         self._api.before(self._call)
 
     def __exit__(self, kind, error, trace):
-        if kind is None:
+        if kind is None or issubclass(kind, ApiError):
             self._api.after(self._call)
+
+
+def _copied(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _selected(body: Body, query: Mapping[str, Any]) -> bool:
@@ -259,7 +263,7 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def _put(body: Body, path: Path, value: Any) -> None:
     for name in path[:-1]:
         body = body.setdefault(name, {})
-    body[path[-1]] = copy.deepcopy(value)
+    body[path[-1]] = _copied(value)
 
 
 def _cut(body: Body, path: Path) -> None:
@@ -273,8 +277,8 @@ def _cut(body: Body, path: Path) -> None:
 
 def _merged(body: Any, patch: Any) -> Any:
     if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
-    found = dict(copy.deepcopy(body)) if isinstance(body, dict) else {}
+        return _copied(patch)
+    found = dict(_copied(body)) if isinstance(body, dict) else {}
     for name, value in patch.items():
         if value is None:
             found.pop(name, None)

@@ -182,40 +182,67 @@ def reference():
 REFERENCE = reference()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_at_any_request_the_next_operator_goes_on(when):
-    """The process dies before, or right after, request k; for every k of a whole run."""
+def assert_as_the_reference(station, where):
+    made = Counter(body["metadata"]["name"] for body in station.api.of("Job"))
+    assert max(Counter(station.platform.started).values()) == 1, where
+    assert len(station.platform.started) == len(REFERENCE.platform.started), where
+    assert made == {"mi-base-1": 1, "mi-base-2": 1, "pj-zh-1": 1, "pj-zh-2": 1}, where
+    assert summary(station, *pipeline()) == summary(REFERENCE, *pipeline()), where
+
+
+def test_killed_after_any_request_the_next_operator_goes_on():
+    """The process dies right after request k, which is just before request k + 1, for every k of a whole run."""
     total = len(REFERENCE.api.calls)
-    assert total > 30
+    assert total > 60
 
     async def story(number):
         def kill(call):
             if call.number == number:
                 raise Crash(repr(call))
 
-        station = Station(fall_once)
+        station, killed = Station(fall_once), 0
         station.claims("weights", "corpora")
         station.put(*pipeline())
-        setattr(station.api, when, kill)
+        station.api.after = kill
         for _ in range(2):
             station.start()
             try:
                 await station.operator.list_until_done()
                 await station.settle()
             except Crash:
-                continue
-            break
-        return station
+                killed += 1
+        return station, killed
 
     for number in range(total):
-        station = run(lambda number=number: story(number))
-        made = Counter(body["metadata"]["name"] for body in station.api.of("Job"))
-        where = f"killed {when} request {number}, {REFERENCE.api.calls[number]}"
-        assert max(Counter(station.platform.started).values()) == 1, where
-        assert len(station.platform.started) == len(REFERENCE.platform.started), where
-        assert made == {"mi-base-1": 1, "mi-base-2": 1, "pj-zh-1": 1, "pj-zh-2": 1}, where
-        assert summary(station, *pipeline()) == summary(REFERENCE, *pipeline()), where
+        station, killed = run(lambda number=number: story(number))
+        where = f"killed after request {number}, {REFERENCE.api.calls[number]}"
+        assert killed == 1, where
+        assert_as_the_reference(station, where)
         assert set(station.errors()) <= {"conflict"}, where
+
+
+def test_where_the_answer_to_any_write_is_lost_it_is_found_out_that_it_was_done():
+    writes = [call for call in REFERENCE.api.writes if call.kind != "Event"]
+
+    async def story(number):
+        def lose(call):
+            if call.number == number:
+                raise Unreachable("the connection was reset")
+
+        station = Station(fall_once)
+        station.claims("weights", "corpora")
+        station.put(*pipeline())
+        station.api.after = lose
+        station.start()
+        await station.operator.list_until_done()
+        await station.settle()
+        return station
+
+    for call in writes:
+        station = run(lambda number=call.number: story(number))
+        assert_as_the_reference(station, f"no answer to request {call.number}, {call}")
+        assert station.errors().pop("unreachable") == 1
+        assert set(station.errors()) <= {"conflict", "unreachable"}
 
 
 ANSWERS = {
