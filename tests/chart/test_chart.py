@@ -1,19 +1,18 @@
-"""The chart: what it renders for which values, and which values it refuses."""
+"""The chart: what it renders for which values."""
 
 import json
 from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
 
+from chart_values import DIGEST, VALUES
 from helm import CHART, MONITORING, Rendered, helm, refusal, render, text
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.generate.crds import crd
 from herdsman.kube.__main__ import make_parser
 from herdsman.kube.rules import LEASE_RULES, RULES
 
-DIGEST = "sha256:" + "ab" * 32
 LABELS = {
     "app.kubernetes.io/name",
     "app.kubernetes.io/instance",
@@ -21,42 +20,6 @@ LABELS = {
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/part-of",
     "helm.sh/chart",
-}
-
-VALUES: dict[str, dict[str, Any]] = {
-    "the defaults": {},
-    "all namespaces": {"watchNamespaces": ["*"], "networkPolicy": {"namespaces": ["team-a"]}},
-    "two namespaces": {"watchNamespaces": ["team-a", "team-b"]},
-    "two replicas and a lease": {"replicas": 2, "lease": True},
-    "a mirror, digests and pull secrets": {
-        "global": {"imageRegistry": "mirror.example.com/x"},
-        "images": {"operator": {"digest": DIGEST}, "trainer": {"digest": DIGEST}, "server": {"tag": "9"}},
-        "imagePullSecrets": [{"name": "mirror"}],
-    },
-    "everything switched off": {
-        "crds": {"install": False},
-        "rbac": {"create": False, "aggregateToUserRoles": False},
-        "serviceAccount": {"create": False, "name": "theirs"},
-        "networkPolicy": {"enabled": False},
-    },
-    "everything switched on": {
-        "serviceMonitor": {"create": "always", "labels": {"release": "prometheus"}},
-        "podMonitors": {"create": "always"},
-        "prometheusRule": {"create": "always"},
-        "dashboards": {"create": "always", "annotations": {"folder": "ML"}},
-        "extraLabels": {"team": "ml"},
-        "extraArgs": ["--workers=3"],
-        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
-        "podLabels": {"a": "b"},
-        "podAnnotations": {"c": "d"},
-        "serviceAccount": {"annotations": {"e": "f"}},
-        "nodeSelector": {"kubernetes.io/os": "linux"},
-        "tolerations": [{"key": "infra", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {}},
-        "topologySpreadConstraints": [{"maxSkew": 1}],
-        "priorityClassName": "system-cluster-critical",
-        "networkPolicy": {"apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [6443]}},
-    },
 }
 
 
@@ -277,162 +240,3 @@ def test_alerts_are_those_of_the_file_and_can_be_changed_by_name():
     stuck = changed["HerdsmanQueueStuck"]
     assert (stuck["expr"], stuck["for"], stuck["labels"]) == ("herdsman_queue_depth > 9", "9m", {"severity": "page"})
     assert changed["HerdsmanRunStalled"] == plain["HerdsmanRunStalled"]
-
-
-def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a label selector takes these labels."""
-    expressions = {
-        "Exists": lambda entry: entry["key"] in labels,
-        "NotIn": lambda entry: labels.get(entry["key"]) not in entry["values"],
-        "In": lambda entry: labels.get(entry["key"]) in entry["values"],
-    }
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
-        expressions[entry["operator"]](entry) for entry in selector.get("matchExpressions", ())
-    )
-
-
-CHILD = {"app.kubernetes.io/managed-by": "herdsman", "herdsman.dev/name": "x"}
-FENCED = {
-    "a run": ({**CHILD, "herdsman.dev/kind": "PretrainJob"}, {"release-herdsman-runs"}),
-    "an import": (
-        {**CHILD, "herdsman.dev/kind": "ModelImport"},
-        {"release-herdsman-runs", "release-herdsman-imports"},
-    ),
-    "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
-    "a pod of somebody else": ({"app": "web"}, set()),
-}
-
-
-@pytest.mark.parametrize("what", [*FENCED, "the operator"])
-def test_each_pod_has_the_fences_of_its_role(what):
-    rendered = render()
-    operator = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
-    labels, expected = {**FENCED, "the operator": (operator, {"release-herdsman-operator"})}[what]
-    policies = rendered.of("NetworkPolicy")
-    found = {body["metadata"]["name"] for body in policies if selected(body["spec"]["podSelector"], labels)}
-    assert found == expected
-
-
-def test_runs_are_reached_by_runs_of_their_namespace_and_for_metrics_only_otherwise():
-    policy = render().one("NetworkPolicy", "release-herdsman-runs")["spec"]
-    own, metrics = policy["ingress"]
-    assert own == {"from": [{"podSelector": policy["podSelector"]}]}
-    assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
-    assert all("namespaceSelector" in peer for peer in metrics["from"])
-
-
-def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
-    (rule,) = render().one("NetworkPolicy", "release-herdsman-servers")["spec"]["ingress"]
-    assert rule["from"][:2] == [
-        {"podSelector": {}},
-        {"namespaceSelector": {"matchLabels": {"herdsman.dev/clients": "true"}}},
-    ]
-
-
-def test_the_operator_reaches_the_api_server_and_trainers_only():
-    policy = render(VALUES["everything switched on"]).one("NetworkPolicy", "release-herdsman-operator")["spec"]
-    api_server, trainers, names = policy["egress"]
-    assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
-    assert trainers["ports"] == [{"port": 9400, "protocol": "TCP"}]
-    assert {port["port"] for port in names["ports"]} == {53}
-
-
-def test_fences_stand_in_every_watched_namespace_that_is_known():
-    def homes(what: str) -> set[str]:
-        return {body["metadata"]["namespace"] for body in render(VALUES[what]).of("NetworkPolicy")}
-
-    assert homes("two namespaces") == {"home", "team-a", "team-b"}
-    assert homes("all namespaces") == {"home", "team-a"}
-
-
-SCHEMA = json.loads(text(CHART / "values.schema.json"))
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown value": ({"watchNamespace": ["a"]}, "watchNamespace"),
-    "an unknown value deep inside": ({"images": {"operator": {"digset": DIGEST}}}, "digset"),
-    "a namespace that is no name": ({"watchNamespaces": ["Team A"]}, "watchNamespaces"),
-    "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
-    "a text for a list": ({"watchNamespaces": "a"}, "watchNamespaces"),
-    "a digest without its algorithm": ({"images": {"trainer": {"digest": "ab" * 32}}}, "digest"),
-    "a repository with a tag": ({"images": {"trainer": {"repository": "a/b:1"}}}, "repository"),
-    "a repository with capitals": ({"images": {"trainer": {"repository": "A/b"}}}, "repository"),
-    "a negative number of replicas": ({"replicas": -1}, "replicas"),
-    "a text for a number": ({"replicas": "1"}, "replicas"),
-    "a boolean for a choice": ({"serviceMonitor": {"create": True}}, "create"),
-    "a port out of range": ({"metrics": {"port": 70000}}, "port"),
-    "a pull policy that does not exist": ({"images": {"operator": {"pullPolicy": "Sometimes"}}}, "pullPolicy"),
-    "a pull secret that is a text": ({"imagePullSecrets": ["mirror"]}, "imagePullSecrets"),
-    "an address without its mask": ({"networkPolicy": {"apiServer": {"cidrs": ["10.0.0.1"]}}}, "cidrs"),
-    "a log level that does not exist": ({"log": {"level": "chatty"}}, "level"),
-    "an interval without a unit": ({"serviceMonitor": {"interval": "30"}}, "interval"),
-    "null for an object": ({"metrics": {"port": None}, "crds": 1}, "crds"),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_wrong_values_are_refused_by_the_schema_at_their_place(what):
-    values, place = WRONG[what]
-    merged = merge(yaml.safe_load(text(CHART / "values.yaml")), values)
-    told = [
-        f"{'.'.join(map(str, error.absolute_path))} {error.message}"
-        for error in Draft7Validator(SCHEMA).iter_errors(merged)
-    ]
-    assert any(place in line for line in told), told
-
-
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Values over values, as Helm lays them."""
-    deep = {
-        key: merge(below[key], value)
-        for key, value in above.items()
-        if isinstance(below.get(key), dict) and isinstance(value, dict)
-    }
-    return {**below, **above, **deep}
-
-
-def test_helm_refuses_by_the_schema_too():
-    assert "watchNamespace" in refusal({"watchNamespace": ["a"]})
-
-
-CONTRADICTIONS = {
-    "all namespaces beside one": ({"watchNamespaces": ["*", "a"]}, "cannot stand beside others"),
-    "fences elsewhere than it watches": (
-        {"networkPolicy": {"namespaces": ["a"]}},
-        "networkPolicy.namespaces: it belongs",
-    ),
-    "an account of nobody": ({"serviceAccount": {"create": False}}, "serviceAccount.name: give the name"),
-    "an alert that does not exist": (
-        {"prometheusRule": {"create": "always", "overrides": {"HerdsmanRunFaild": {"disabled": True}}}},
-        "prometheusRule.overrides.HerdsmanRunFaild: there is no such alert; there are HerdsmanRunFailed,",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", CONTRADICTIONS)
-def test_values_that_contradict_each_other_are_refused_in_a_sentence(what):
-    values, sentence = CONTRADICTIONS[what]
-    assert sentence in refusal(values)
-
-
-def test_the_defaults_and_every_example_of_these_tests_are_valid_by_the_schema():
-    defaults = yaml.safe_load(text(CHART / "values.yaml"))
-    wrong = {
-        what: [error.message for error in Draft7Validator(SCHEMA).iter_errors(merge(defaults, values))]
-        for what, values in VALUES.items()
-    }
-    assert {what: told for what, told in wrong.items() if told} == {}
-
-
-def test_every_value_has_its_place_in_the_schema():
-    assert list(missing_places(yaml.safe_load(text(CHART / "values.yaml")), SCHEMA)) == []
-
-
-def missing_places(values: dict[str, Any], schema: dict[str, Any], path: str = ""):
-    """The values that the schema does not name, and what it names that has no default."""
-    properties = schema.get("properties")
-    if properties is None:
-        return
-    optional = {"matchExpressions"}
-    yield from (f"{path}{name} stands on one side only" for name in (set(values) ^ set(properties)) - optional)
-    for name in set(values) & set(properties):
-        if isinstance(values[name], dict) and values[name]:
-            yield from missing_places(values[name], properties[name], f"{path}{name}.")

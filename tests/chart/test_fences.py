@@ -1,0 +1,74 @@
+"""NetworkPolicies: who reaches the operator, runs and servers, and whom they reach."""
+
+from typing import Any
+
+import pytest
+
+from chart_values import VALUES
+from helm import render
+
+
+def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector takes these labels."""
+    expressions = {
+        "Exists": lambda entry: entry["key"] in labels,
+        "NotIn": lambda entry: labels.get(entry["key"]) not in entry["values"],
+        "In": lambda entry: labels.get(entry["key"]) in entry["values"],
+    }
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+        expressions[entry["operator"]](entry) for entry in selector.get("matchExpressions", ())
+    )
+
+
+CHILD = {"app.kubernetes.io/managed-by": "herdsman", "herdsman.dev/name": "x"}
+FENCED = {
+    "a run": ({**CHILD, "herdsman.dev/kind": "PretrainJob"}, {"release-herdsman-runs"}),
+    "an import": (
+        {**CHILD, "herdsman.dev/kind": "ModelImport"},
+        {"release-herdsman-runs", "release-herdsman-imports"},
+    ),
+    "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
+    "a pod of somebody else": ({"app": "web"}, set()),
+}
+
+
+@pytest.mark.parametrize("what", [*FENCED, "the operator"])
+def test_each_pod_has_the_fences_of_its_role(what):
+    rendered = render()
+    operator = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels, expected = {**FENCED, "the operator": (operator, {"release-herdsman-operator"})}[what]
+    policies = rendered.of("NetworkPolicy")
+    found = {body["metadata"]["name"] for body in policies if selected(body["spec"]["podSelector"], labels)}
+    assert found == expected
+
+
+def test_runs_are_reached_by_runs_of_their_namespace_and_for_metrics_only_otherwise():
+    policy = render().one("NetworkPolicy", "release-herdsman-runs")["spec"]
+    own, metrics = policy["ingress"]
+    assert own == {"from": [{"podSelector": policy["podSelector"]}]}
+    assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    assert all("namespaceSelector" in peer for peer in metrics["from"])
+
+
+def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
+    (rule,) = render().one("NetworkPolicy", "release-herdsman-servers")["spec"]["ingress"]
+    assert rule["from"][:2] == [
+        {"podSelector": {}},
+        {"namespaceSelector": {"matchLabels": {"herdsman.dev/clients": "true"}}},
+    ]
+
+
+def test_the_operator_reaches_the_api_server_and_trainers_only():
+    policy = render(VALUES["everything switched on"]).one("NetworkPolicy", "release-herdsman-operator")["spec"]
+    api_server, trainers, names = policy["egress"]
+    assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
+    assert trainers["ports"] == [{"port": 9400, "protocol": "TCP"}]
+    assert {port["port"] for port in names["ports"]} == {53}
+
+
+def test_fences_stand_in_every_watched_namespace_that_is_known():
+    def homes(what: str) -> set[str]:
+        return {body["metadata"]["namespace"] for body in render(VALUES[what]).of("NetworkPolicy")}
+
+    assert homes("two namespaces") == {"home", "team-a", "team-b"}
+    assert homes("all namespaces") == {"home", "team-a"}
