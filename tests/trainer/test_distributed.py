@@ -1,6 +1,7 @@
 """Several processes agree, and do the mathematics of one."""
 
 import importlib.util
+import json
 import warnings
 
 import pytest
@@ -136,7 +137,7 @@ def job(root, work, stop_after=None, attempt=1, **options):
         step = Trainer._step
 
         def stopping(self, state):
-            if state.step + 1 == stop_after and context.rank == 0:
+            if state.step == stop_after and context.rank == 0:
                 context.request_stop()
             return step(self, state)
 
@@ -181,3 +182,18 @@ def test_a_checkpoint_of_zero_is_continued_with_and_without_it(zero_home):
     assert as_ranks(job(zero_home, "zcut", stop_after=4, attempt=2, deepspeed=ZERO["zero1"])) == [0, 0]
     assert in_child(job(zero_home, "zcut", attempt=3)) == 0
     assert_same_weights(zero_home, "zcut")
+
+
+@needs_deepspeed
+def test_zero_3_goes_on_from_a_checkpoint_in_bf16(zero_home):
+    assert in_child(job(zero_home, "half", precision="bf16")) == 0
+    for attempt, stop in ((1, 3), (2, None)):
+        work = job(zero_home, "zhalf", attempt=attempt, stop_after=stop, deepspeed=ZERO["zero3"], precision="bf16")
+        assert as_ranks(work) == [0, 0]
+    theirs, mine = (losses(zero_home, work) for work in ("half", "zhalf"))
+    assert mine == pytest.approx(theirs, rel=1e-4)
+    assert len(mine) == 6
+
+
+def losses(root, work):
+    return [json.loads(line)["loss"] for line in (root / work / "metrics.jsonl").read_text().splitlines()]

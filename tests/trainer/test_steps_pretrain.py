@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import training_configs as build
 from herdsman.api.exit_codes import TerminationMessage
+from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.recipes import Lora
 from herdsman_trainer import __main__ as command
 from herdsman_trainer.artifacts import read_manifest
@@ -18,7 +19,7 @@ from herdsman_trainer.engines import PlainEngine
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.models import load_model, read_matrix
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.steps import pretrain
+from herdsman_trainer.steps import lora_merge, pretrain
 from herdsman_trainer.tokenizers import load_tokenizer
 from herdsman_trainer.weights.adapters import load_adapter
 from herdsman_trainer.weights.merge import EMBEDDING, HEAD
@@ -66,9 +67,9 @@ def last_words(config):
     return TerminationMessage.model_validate_json(file_of(config, "end").read_bytes())
 
 
-def run(config):
+def run(config, step=pretrain):
     context = RunContext(config)
-    artifact = pretrain.run(config, context)
+    artifact = step.run(config, context)
     context.close()
     return artifact
 
@@ -212,6 +213,17 @@ def test_stage_by_stage_with_a_larger_vocabulary(home):
     third = run(build.pretrain_config(home, work="stage3", adapter=home / "stage2" / "artifact"))
     assert third.base_digest == stage1.base_digest
     assert report(home, "stage3")["heldout_loss_before"] == report(home, "stage2")["heldout_loss_after"]
+
+    merge = LoRAMergeConfig(
+        **{name: getattr(config, name) for name in ("owner", "attempt", "launch")},
+        workspace=build.pretrain_config(home, work="merged").workspace,
+        model=config.model,
+        adapters=[build.an_input(home / "stage3" / "artifact", "spec.adapters[0]")],
+    )
+    run(merge, lora_merge)
+    run(build.pretrain_config(home, work="fourth", model=home / "merged" / "artifact", max_steps=1))
+    merged, trained = report(home, "fourth")["heldout_loss_before"], report(home, "stage3")["heldout_loss_after"]
+    assert float(merged) == pytest.approx(float(trained), rel=1e-4)
 
 
 def test_a_tied_model_stays_tied_and_stores_one_matrix(home, tmp_path):

@@ -291,6 +291,31 @@ def test_a_stop_saves_the_step_just_done(tmp_path):
     assert saved(context) == [3]
 
 
+def test_a_stop_in_the_middle_of_a_step_gives_the_step_up(tmp_path):
+    engine = ScriptedEngine([3.0] * 6)
+    made, context = trainer(tmp_path, engine, rows=Rows(8), checkpoints=Checkpoints(every_steps=100))
+    made._stream = TrainingStream(Rows(8), GlobalBatch(4, 2), seed=1)
+    accumulate = engine.accumulate
+
+    def stopped(batch, targets):
+        if len(engine.rates) == 2:
+            context.request_stop()
+        return accumulate(batch, targets)
+
+    engine.accumulate = stopped
+    with pytest.raises(Interrupted, match="after step 2"):
+        made.train(State())
+    assert (saved(context), len(engine.rates)) == ([2], 2)
+
+
+def test_a_stop_before_the_first_step_leaves_nothing_behind(tmp_path):
+    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 6))
+    context.request_stop()
+    with pytest.raises(Interrupted):
+        made.train(State())
+    assert saved(context) == []
+
+
 def test_a_stop_during_an_evaluation_saves_first(tmp_path):
     def evaluate():
         raise Interrupted("Stopped on request during an evaluation.")

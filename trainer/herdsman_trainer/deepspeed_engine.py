@@ -38,6 +38,21 @@ BUCKET_ELEMENTS = 100_000_000
 """The published configuration's buckets; no larger than what is trained, because they are allocated whole."""
 
 
+class Autocast(torch.nn.Module):
+    """Runs a module under autocast: DeepSpeed switches off one that is entered outside of its engine."""
+
+    def __init__(self, module: torch.nn.Module, device_type: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self._device_type = device_type
+        self._dtype = dtype
+
+    def forward(self, **inputs: Any) -> Any:
+        """Call the module."""
+        with torch.autocast(self._device_type, self._dtype, enabled=self._dtype != torch.float32):
+            return self.module(**inputs)
+
+
 class DeepSpeedEngine:
     """Trains through deepspeed.initialize with torch's AdamW; needs at least two processes."""
 
@@ -61,8 +76,9 @@ class DeepSpeedEngine:
         self.skips_overflows = dtype == torch.float16
         bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self._shapes.values()))
         configuration = zero_config(settings, dtype, max_grad_norm, micro_sequences, accumulation, bucket)
+        module = model.module if dtype == torch.float16 else Autocast(model.module, processes.device.type, dtype)
         self._engine: Any = _deepspeed().initialize(
-            model=model.module, optimizer=adamw(model.trained, weight_decay), config=configuration
+            model=module, optimizer=adamw(model.trained, weight_decay), config=configuration
         )[0]
         self._engine.train()
 
@@ -81,9 +97,10 @@ class DeepSpeedEngine:
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         norm = math.nan if norm is None else float(norm)
-        if self.skips_overflows and self._engine.optimizer.loss_scale < MIN_LOSS_SCALE:
+        applied = self._engine.skipped_steps == skipped and math.isfinite(norm)
+        if self.skips_overflows and not applied and self._engine.optimizer.loss_scale <= MIN_LOSS_SCALE:
             raise overflow_streak()
-        return Update(norm, applied=self._engine.skipped_steps == skipped and math.isfinite(norm))
+        return Update(norm, applied)
 
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
@@ -153,17 +170,28 @@ class DeepSpeedEngine:
         return result
 
     def _spread(self, parameter: torch.nn.Parameter, whole: torch.Tensor, entry: str) -> None:
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-        )
+        """Put this rank's part of a whole tensor into its shard, and new weights into the working copy too."""
+        from deepspeed import utils
 
-        if entry == PARAMETER:
-            safe_set_full_fp32_param(parameter, whole)
-            with torch.no_grad():
-                parameter.copy_(whole)
+        if self._stage == 3:
+            shard: Any = parameter.ds_tensor  # type: ignore[attr-defined]
+            padded = torch.nn.functional.pad(
+                whole.flatten(), (0, shard.numel() * self._processes.world_size - whole.numel())
+            )
+            whole_or_part = padded.narrow(0, shard.numel() * self._processes.rank, shard.numel())
+            set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
         else:
-            safe_set_full_optimizer_state(parameter, whole, entry)
+            shard, whole_or_part = None, whole
+            set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        if entry != PARAMETER:
+            set_moment(parameter, whole_or_part, entry)
+            return
+        set_weight(parameter, whole_or_part)
+        with torch.no_grad():
+            if shard is not None:
+                shard.copy_(whole_or_part)
+            if parameter.shape == whole.shape:  # stage 3 keeps small parameters whole, and empties the others
+                parameter.copy_(whole)
 
 
 def zero_config(
@@ -205,7 +233,7 @@ def zero_config(
             "loss_scale_window": SCALER_GROWTH_INTERVAL,
             "initial_scale_power": 16,
             "hysteresis": 2,
-            "min_loss_scale": 1e-10,
+            "min_loss_scale": int(MIN_LOSS_SCALE),
         }
     return config
 

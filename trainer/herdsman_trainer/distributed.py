@@ -122,7 +122,8 @@ def connect(device: str) -> Processes:
     if "RANK" not in os.environ or world_size == 1:
         return Processes(device=here)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=DATA_TIMEOUT)
+        gpu = here if here.type == "cuda" else None
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=DATA_TIMEOUT, device_id=gpu)
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), here, control)
 

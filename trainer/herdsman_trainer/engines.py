@@ -27,7 +27,7 @@ from herdsman_trainer.training_state import (
 )
 
 MIN_LOSS_SCALE = 1.0
-"""Below it fp16's loss scaling has failed: 17 overflows in a row lead there from the start."""
+"""With an overflow here fp16's loss scaling has failed: 16 in a row lead there from the start."""
 SCALER_GROWTH_INTERVAL = 100
 """Steps without overflow before the loss scale doubles; the published configuration's window."""
 
@@ -122,7 +122,7 @@ class PlainEngine:
             self._scaler.step(self._optimizer)
             self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        if self._scaler.is_enabled() and self._scaler.get_scale() < MIN_LOSS_SCALE:
+        if self._scaler.is_enabled() and not finite and self._scaler.get_scale() <= MIN_LOSS_SCALE:
             raise overflow_streak()
         return Update(norm, finite)
 
@@ -190,6 +190,6 @@ def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, 
 def overflow_streak() -> Diverged:
     """Return the error of an fp16 run whose gradients overflow however small the loss scale."""
     return Diverged(
-        f"fp16 overflowed in every step until the loss scale fell below {MIN_LOSS_SCALE:g}.",
+        f"fp16 overflowed in every step until the loss scale had fallen to {MIN_LOSS_SCALE:g}.",
         hint="Lower recipe.learningRate, or use precision bf16.",
     )

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 
@@ -59,7 +60,8 @@ class Trainer:
     def train(self, state: State) -> State:
         """Run from `state` to the last step and save; returns the final state.
 
-        Raises Interrupted after saving where a stop was asked for, and Diverged where loss or gradient are not finite.
+        Raises Interrupted where a stop was asked for: a step that has begun is given up unless it is already being
+        applied, and what was done is saved. Raises Diverged where loss or gradient are not finite.
         """
         if self._processes.is_first:
             self._context.metrics_log.drop_after(state.step)
@@ -70,7 +72,7 @@ class Trainer:
             if stop or last or state.step % (self._recipe.checkpoints.every_steps or self._total_steps) == 0:
                 self.save(state)
             if stop:
-                raise Interrupted(f"Stopped on request after step {state.step}, which is saved.")
+                self._give_way(state)
             if self._recipe.evaluate_every_steps and not last and state.step % self._recipe.evaluate_every_steps == 0:
                 self._evaluate_between_steps(state)
         return state
@@ -83,8 +85,12 @@ class Trainer:
         state.saved_step = state.step
         self._context.set_gauges({"checkpoint_timestamp_seconds": time.time()})
 
+    def _give_way(self, state: State) -> NoReturn:
+        self.save(state)
+        raise Interrupted(f"Stopped on request after step {state.step}, which is saved.")
+
     def _step(self, state: State) -> bool:
-        """Do one optimizer step; returns whether any rank was asked to stop."""
+        """Do one optimizer step; returns whether any rank was asked to stop while it was applied."""
         began = self._context.clock()
         step, rank, world = state.step, self._processes.rank, self._processes.world_size
         rate = learning_rate(step, self._total_steps, self._recipe.learning_rate or 0.0, self._recipe.schedule)
@@ -93,6 +99,8 @@ class Trainer:
         update = Update(0.0, applied=True)
         if targets:  # else there is nothing to learn from, and decay alone would be a step nobody asked for
             for piece, batch in enumerate(self._stream.micro_batches(step, rank)):
+                if self._processes.any(self._context.should_stop()):
+                    self._give_way(state)  # a large global batch may take longer than the time there is to stop
                 seed_dropout(self._recipe.seed, step, piece * world + rank)
                 nll += self._engine.accumulate(batch, targets)
                 tokens += int(batch.attention_mask.sum())

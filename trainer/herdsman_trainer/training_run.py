@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -73,7 +74,8 @@ def run_training(
 
     state = State()
     evaluation = Evaluation(data, batch.micro_sequences, processes, context)
-    context.report(activity="loading the model", step=0, total_steps=steps)
+    done = checkpoint.manifest.step if checkpoint else 0
+    context.report(activity="loading the model", step=done, total_steps=steps)
     model = assemble(
         config,
         inputs,
@@ -218,8 +220,9 @@ def make_engine(config: TrainingJob, model: TrainedModel, processes: Processes, 
 
 
 def _single_process_group(processes: Processes) -> None:
-    """Give DeepSpeed the process group it wants, also where this process is alone."""
+    """Give DeepSpeed the process group and the environment it wants, also where this process is alone."""
     if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if processes.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
@@ -229,6 +232,5 @@ def _resume(engine: Engine, state: State, checkpoint: Checkpoint, context: RunCo
     state.step = state.saved_step = checkpoint.manifest.step
     state.notes = dict(checkpoint.manifest.notes)
     context.resumed_from_step = state.step
-    for passed_over in checkpoint.passed_over:
-        _log.warning("Not resumed from %s; went back to step %d.", passed_over, state.step)
-    context.report(activity=f"resumed from step {state.step}", step=state.step)
+    passed_over = f"; not from {', '.join(checkpoint.passed_over)}" if checkpoint.passed_over else ""
+    context.report(activity=f"resumed from step {state.step}{passed_over}", step=state.step)
