@@ -14,9 +14,11 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST_CLUSTER := ../shared/cluster/cluster
+# The chart's tests need helm, which comes with the cluster.
+E2E = $(PYTEST) -m "e2e and not images" tests/e2e && $(PYTEST) -n $(WORKERS) tests/chart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test real-data e2e lint types arch generate generate-check verify clean
+.PHONY: help install quickstart test real-data e2e images lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +43,13 @@ real-data: install ## run the chain on the real tokenizers and records (HERDSMAN
 	$(PYTEST) -m real_data
 
 e2e: install ## run the tests against a Kubernetes API server (KUBECONFIG, or the test cluster beside the project)
-	@if [ -n "$$KUBECONFIG" ]; then $(PYTEST) -m e2e tests/e2e; \
+	@if [ -n "$$KUBECONFIG" ]; then $(E2E); \
 	elif [ -x $(TEST_CLUSTER) ]; then \
-		trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m e2e tests/e2e; \
+		trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(E2E); \
 	else echo "e2e skipped: KUBECONFIG is not set and there is no test cluster at $(TEST_CLUSTER)"; fi
+
+images: install ## build the container images on the test cluster and try them
+	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e
 
 lint: install ## check style and format
 	$(BIN)/ruff check .
@@ -56,8 +61,10 @@ types: install ## check types
 arch: install ## check that the rooms import only what they may
 	$(BIN)/lint-imports
 
-generate: install ## write the CRDs and the reference pages from the API models
+generate: install ## write the CRDs, the reference pages and the chart's parts from the models
 	$(BIN)/python -m herdsman.generate
+	@if command -v "$${HELM:-helm}" >/dev/null; then deploy/render; \
+	else echo "deploy/kustomize is as it was: it is rendered with helm, which is not on PATH"; fi
 
 generate-check: install ## fail where a generated file differs
 	$(BIN)/python -m herdsman.generate --check

@@ -28,7 +28,7 @@ from herdsman.api.v1alpha1.recipes import (
 from herdsman.kube.rules import RULES
 from tiny import ENGLISH, tiny_sentencepiece
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(3600)]
 
 IMAGES = ("operator", "trainer", "server")
 VOLUME, PORT = "/volumes/data", 8000
