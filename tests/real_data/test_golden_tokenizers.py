@@ -11,6 +11,8 @@ from herdsman_trainer.prompts import TEMPLATES, Message
 from herdsman_trainer.sentencepiece_merge import merge_sentencepiece
 from herdsman_trainer.sentencepiece_proto import read_pieces
 from herdsman_trainer.tokenizer_merge import merge_tokenizer, tokens_per_character
+from herdsman_trainer.token_cache import build_or_open
+from herdsman_trainer.token_writer import CorpusOptions
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
 
 pytestmark = pytest.mark.real_data
@@ -182,3 +184,14 @@ def test_the_original_merges_keep_the_order_of_their_scores(real_data):
     merges = [scores[left + right] for left, right in ranked_merges(pieces)]
     assert len(merges) > 50_000
     assert merges == sorted(merges, reverse=True)
+
+
+def test_documents_become_the_published_ids_and_blank_lines_are_none(merged, tmp_path):
+    """As published, BOS before every line and no EOS; upstream made a document of a blank line as well."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "poem.txt").write_text("白日依山尽\n\n黄河入海流\n", encoding="utf-8")
+    options = CorpusOptions("Line", add_bos=True, add_eos=False, held_out_fraction=0.0)
+    cache = build_or_open(tmp_path / "cache", corpus, load_tokenizer(merged), options)
+    lines = ["1 39226 30325 33282 30329 32555", "1 36982 30828 30752 30581 31151"]
+    assert list(map(int, cache.train)) == [each for line in lines for each in ids(line)]
