@@ -17,7 +17,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 TEST_CLUSTER = Path(os.environ.get("HERDSMAN_TEST_CLUSTER", PROJECT.parent / "shared" / "cluster" / "cluster"))
 BASE = "localhost/python:3.11-slim-bookworm"
-SOURCES = ("LICENSE", "README.md", "pyproject.toml", "operator", "trainer", "images", ".dockerignore")
+SOURCES = (".dockerignore", "LICENSE", "README.md", "pyproject.toml", "operator", "trainer", "images/requirements")
 
 
 @cache
@@ -27,7 +27,7 @@ def image(name: str) -> str:
         return given
     if not TEST_CLUSTER.is_file():
         pytest.skip(f"needs the image: set HERDSMAN_{name.upper()}_IMAGE, or HERDSMAN_TEST_CLUSTER to what builds it")
-    tag = f"localhost/herdsman/{name}:{_digest()}"
+    tag = f"localhost/herdsman/{name}:{_digest(name)}"
     with (Path(tempfile.gettempdir()) / "herdsman-image-build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tool keeps the image it builds in one file
         if tag not in _on_node():
@@ -37,8 +37,9 @@ def image(name: str) -> str:
     return tag
 
 
-def _digest() -> str:
-    listed = _run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *SOURCES])
+def _digest(name: str) -> str:
+    recipe = (f"images/{name}/Dockerfile", "images/operator/trim.py")
+    listed = _run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *SOURCES, *recipe])
     total = hashlib.sha256()
     for path in sorted(PROJECT / line for line in listed.splitlines()):
         if path.is_file():
