@@ -10,7 +10,13 @@ class StepError(Exception):
     default_reason = "Temporary"
 
     def __init__(
-        self, message: str, *, reason: str | None = None, hint: str = "", file: str | None = None, line: int | None = None
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        hint: str = "",
+        file: str | None = None,
+        line: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
