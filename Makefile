@@ -18,7 +18,7 @@ TEST_CLUSTER := ../shared/cluster/cluster
 E2E = $(PYTEST) -m "e2e and not images" tests/e2e && $(PYTEST) -n $(WORKERS) tests/chart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test real-data e2e images lint types arch generate generate-check verify clean
+.PHONY: help install quickstart test real-data e2e images lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ e2e: install ## run the tests against a Kubernetes API server (KUBECONFIG, or th
 
 images: install ## build the container images on the test cluster and try them
 	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e
+
+lock: install ## renew the locked requirements of the images
+	$(BIN)/python images/lock.py
 
 lint: install ## check style and format
 	$(BIN)/ruff check .
