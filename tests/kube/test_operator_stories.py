@@ -27,8 +27,8 @@ def served(name="chat", **spec):
 
 
 def pipeline():
-    """A model, two trainings on two nodes each that need it, and a server."""
-    return [imported(), trained(compute={"nodes": 2}), served()]
+    """A model on a claim of its own, a training on two nodes that needs it, and a server."""
+    return [imported(workspace={"accessMode": "ReadWriteMany"}), trained(compute={"nodes": 2}), served()]
 
 
 def fall_once(job, index):

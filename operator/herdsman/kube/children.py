@@ -66,6 +66,8 @@ async def _apply(shell: Shell, resource: AnyResource, child: Manifest) -> None:
     known = shell.cache.get(kind, metadata["namespace"], metadata["name"])
     if known is not None and not _is_staying(known, resource):
         known = await _read_again(shell, known)
+    elif known is None and kind == "PersistentVolumeClaim":
+        known = await _read(shell, child)  # claims are not listed, so one that is there may not be known
     if kind in ("Job", "PersistentVolumeClaim") or child.get("immutable"):
         await _create_once(shell, resource, child, known)
     else:
@@ -112,12 +114,9 @@ async def _replace(shell: Shell, child: Manifest, known: Body) -> None:
 
 async def _keep_applied(shell: Shell, resource: AnyResource, child: Manifest, known: Body | None) -> None:
     kind, metadata = child["kind"], child["metadata"]
-    if known is None:
-        try:
-            known = await shell.api.get(kind, metadata["namespace"], metadata["name"])
-        except NotFound:
-            _remember(shell, await shell.api.apply(child))
-            return
+    if known is None and (known := await _read(shell, child)) is None:
+        _remember(shell, await shell.api.apply(child))
+        return
     _check_owner(shell, resource, known)
     _remember(shell, known)
     kept = shell.cache.get(kind, metadata["namespace"], metadata["name"])
@@ -127,11 +126,17 @@ async def _keep_applied(shell: Shell, resource: AnyResource, child: Manifest, kn
 
 async def _read_again(shell: Shell, known: Body) -> Body | None:
     """Read an object that is in the way: of kinds that are not watched the cache may remember what is long gone."""
-    metadata = known["metadata"]
-    try:
-        return await shell.api.get(known["kind"], metadata["namespace"], metadata["name"])
-    except NotFound:
+    found = await _read(shell, known)
+    if found is None:
         shell.intake.gone(known)
+    return found
+
+
+async def _read(shell: Shell, body: Body) -> Body | None:
+    metadata = body["metadata"]
+    try:
+        return await shell.api.get(body["kind"], metadata["namespace"], metadata["name"])
+    except NotFound:
         return None
 
 
