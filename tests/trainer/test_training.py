@@ -1,6 +1,5 @@
 """The mathematics of a step, and what the loop does with bad numbers, stops and batches without targets."""
 
-import json
 import math
 
 import numpy as np
@@ -10,27 +9,23 @@ from transformers import get_scheduler
 
 import training_configs as build
 from herdsman.api.v1alpha1.recipes import Batch as BatchRecipe
-from herdsman.api.v1alpha1.recipes import Checkpoints, Lora, PretrainRecipe, Schedule
-from herdsman_trainer.batches import IGNORED, TrainingStream, collate_rows
-from herdsman_trainer.checkpoints import CheckpointStore, Identity
+from herdsman.api.v1alpha1.recipes import Lora, Schedule
+from herdsman_trainer.batches import IGNORED, TrainingStream
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import PlainEngine, Update
-from herdsman_trainer.errors import BadInput, Diverged, Interrupted
+from herdsman_trainer.errors import BadInput, Interrupted
 from herdsman_trainer.evaluation import HeldOut, evaluate, tokens_of_other_vocabulary
 from herdsman_trainer.lora import full_names, train_lora
 from herdsman_trainer.models import load_model
 from herdsman_trainer.objective import token_nll
 from herdsman_trainer.optimisation import adamw, learning_rate, seed_dropout
-from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.sequence_order import NO_SEQUENCE, GlobalBatch
+from herdsman_trainer.sequence_order import GlobalBatch
 from herdsman_trainer.tokenizers import load_tokenizer
-from herdsman_trainer.training import State, Trainer
 from herdsman_trainer.training_run import global_batch
-from run_configs import run_config
 from tiny import tiny_llama
+from training_rows import Rows
 
 CPU = torch.device("cpu")
-PADDING = 0
 
 
 @pytest.fixture(autouse=True)
@@ -80,26 +75,6 @@ def test_dropout_is_seeded_by_the_place_in_the_data():
         draws.setdefault(place, []).append(tuple(torch.rand(4).tolist()))
     assert draws[7, 0, 0][0] == draws[7, 0, 0][1]
     assert len({values[0] for values in draws.values()}) == 4
-
-
-class Rows:
-    """Sequences of different lengths; the first part of each is a prompt."""
-
-    def __init__(self, count=8, empty=()):
-        random = np.random.RandomState(5)
-        lengths = random.randint(6, 30, count)
-        self._rows = [(random.randint(3, 400, n), n if i in empty else n // 3) for i, n in enumerate(lengths)]
-
-    def __len__(self):
-        return len(self._rows)
-
-    def collate(self, indices):
-        return collate_rows(
-            [self._rows[i] if i != NO_SEQUENCE else (np.empty(0, np.int64), 0) for i in indices], PADDING
-        )
-
-    def targets(self, indices):
-        return self.collate(np.asarray(indices).reshape(-1)).targets
 
 
 def lora_model(directory, dropout=0.0):
@@ -205,169 +180,6 @@ def test_an_engine_goes_on_bit_by_bit_from_what_it_saved(model_directory, tmp_pa
     engine.load(tmp_path)
     got = advance(second, engine, range(3, 5))
     assert all(torch.equal(got[name], expected[name]) for name in expected)
-
-
-class ScriptedEngine:
-    """An engine whose losses and updates are given; it keeps what it was asked for."""
-
-    skips_overflows = False
-
-    def __init__(self, losses, norms=()):
-        self.losses = list(losses)
-        self.norms = list(norms)
-        self.rates = []
-
-    def accumulate(self, batch, targets):
-        return self.losses[len(self.rates)] * batch.targets
-
-    def update(self, rate):
-        self.rates.append(rate)
-        norm = self.norms[len(self.rates) - 1] if self.norms else 1.0
-        return Update(norm, applied=math.isfinite(norm))
-
-    def state_bytes(self):
-        return 100
-
-    def save(self, directory):
-        (directory / "state").write_text(str(len(self.rates)))
-        return {}
-
-
-def recipe(**given):
-    return PretrainRecipe(learning_rate=1.0, schedule=Schedule(kind="constant", warmup_ratio=0.0), **given)
-
-
-def trainer(root, engine, *, steps=6, rows=None, evaluate=None, **given):
-    context = RunContext(run_config(root))
-    rows, processes = rows or Rows(), Processes()
-    store = CheckpointStore(context.checkpoints_dir, processes, Identity("a" * 64, 1), keep_last=10)
-    given = {"checkpoints": Checkpoints(every_steps=2)} | given
-    stream = TrainingStream(rows, GlobalBatch(2, 2), seed=1)
-    made = Trainer(
-        engine, stream, recipe(**given), steps, store=store, processes=processes, context=context, evaluate=evaluate
-    )
-    return made, context
-
-
-def saved(context):
-    return [int(path.name[-8:]) for path in sorted(context.checkpoints_dir.glob("step-*"))]
-
-
-def log(context):
-    return [json.loads(line) for line in (context.workspace / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_checkpoint_is_saved_at_every_interval_and_at_the_end(tmp_path):
-    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 5), steps=5)
-    state = made.train(State())
-    assert (state.step, state.saved_step) == (5, 5)
-    assert saved(context) == [2, 4, 5]
-
-
-def test_every_step_is_logged_with_loss_rate_norm_and_speed(tmp_path):
-    made, context = trainer(tmp_path, ScriptedEngine([4.0, 3.0, 2.0]), steps=3)
-    state = made.train(State())
-    assert [line["step"] for line in log(context)] == [1, 2, 3]
-    assert [line["loss"] for line in log(context)] == pytest.approx([4.0, 3.0, 2.0])
-    assert {"learning_rate", "grad_norm", "tokens", "tokens_per_second", "attempt"} <= log(context)[0].keys()
-    assert state.notes["train_loss_first"] == pytest.approx(4.0)
-    assert state.notes["train_loss_last"] == pytest.approx(2.0)
-    assert state.notes["train_tokens"] == sum(line["tokens"] for line in log(context))
-
-
-def test_a_stop_saves_the_step_just_done(tmp_path):
-    engine = ScriptedEngine([3.0] * 6)
-    made, context = trainer(tmp_path, engine, checkpoints=Checkpoints(every_steps=100))
-    update = engine.update
-
-    def stopped(rate):
-        if len(engine.rates) == 2:
-            context.request_stop()
-        return update(rate)
-
-    engine.update = stopped
-    with pytest.raises(Interrupted, match="after step 3"):
-        made.train(State())
-    assert saved(context) == [3]
-
-
-def test_a_stop_in_the_middle_of_a_step_gives_the_step_up(tmp_path):
-    engine = ScriptedEngine([3.0] * 6)
-    made, context = trainer(tmp_path, engine, rows=Rows(8), checkpoints=Checkpoints(every_steps=100))
-    made._stream = TrainingStream(Rows(8), GlobalBatch(4, 2), seed=1)
-    accumulate = engine.accumulate
-
-    def stopped(batch, targets):
-        if len(engine.rates) == 2:
-            context.request_stop()
-        return accumulate(batch, targets)
-
-    engine.accumulate = stopped
-    with pytest.raises(Interrupted, match="after step 2"):
-        made.train(State())
-    assert (saved(context), len(engine.rates)) == ([2], 2)
-
-
-def test_a_stop_before_the_first_step_leaves_nothing_behind(tmp_path):
-    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 6))
-    context.request_stop()
-    with pytest.raises(Interrupted):
-        made.train(State())
-    assert saved(context) == []
-
-
-def test_a_stop_during_an_evaluation_saves_first(tmp_path):
-    def evaluate():
-        raise Interrupted("Stopped on request during an evaluation.")
-
-    engine = ScriptedEngine([3.0] * 6)
-    given = {"evaluate_every_steps": 3, "checkpoints": Checkpoints(every_steps=100)}
-    made, context = trainer(tmp_path, engine, evaluate=evaluate, **given)
-    with pytest.raises(Interrupted):
-        made.train(State())
-    assert saved(context) == [3]
-
-
-def test_evaluations_happen_between_the_steps_and_are_logged(tmp_path):
-    figures = iter([{"heldout_loss": 2.0}, {"heldout_loss": 1.0}])
-    engine = ScriptedEngine([3.0] * 6)
-    made, context = trainer(tmp_path, engine, evaluate=lambda: next(figures), evaluate_every_steps=2)
-    made.train(State())
-    evaluations = [(line["step"], line["heldout_loss"]) for line in log(context) if "heldout_loss" in line]
-    assert evaluations == [(2, 2.0), (4, 1.0)]  # the one after the last step belongs to the run's end
-
-
-@pytest.mark.parametrize(
-    ("losses", "norms", "words"),
-    [
-        ([3.0, 2.5, math.nan], [], r"The loss is nan at step 3\. The last finite loss was 2\.5000, at step 2\."),
-        ([math.inf], [], r"The loss is inf at step 1\. Lower"),
-        ([3.0, 2.5], [1.0, math.inf], r"The gradient's norm is inf at step 2\. The last finite loss was 3\.0000"),
-    ],
-)
-def test_a_loss_or_gradient_that_is_not_finite_ends_the_run(tmp_path, losses, norms, words):
-    made, _ = trainer(tmp_path, ScriptedEngine(losses, norms))
-    with pytest.raises(Diverged, match=words) as diverged:
-        made.train(State())
-    assert diverged.value.exit_code == 43
-    assert "learningRate" in diverged.value.hint
-
-
-def test_steps_that_loss_scaling_skips_are_no_divergence(tmp_path):
-    engine = ScriptedEngine([3.0] * 3, [math.inf, math.nan, 1.0])
-    engine.skips_overflows = True
-    made, context = trainer(tmp_path, engine, steps=3)
-    made.train(State())
-    assert [line["applied"] for line in log(context)] == [False, False, True]
-
-
-def test_a_batch_without_targets_updates_nothing(tmp_path):
-    engine = ScriptedEngine([3.0] * 4)
-    made, context = trainer(tmp_path, engine, steps=4, rows=Rows(8, empty=range(8)))
-    state = made.train(State())
-    assert state.step == 4
-    assert engine.rates == []
-    assert {line["loss"] for line in log(context)} == {None}
 
 
 def config_for(tmp_path, **batch):
