@@ -50,6 +50,8 @@ class FakePlatform:
                 self._job(job)
         for deployment in self.api.of("Deployment"):
             self._roll_out(deployment)
+        for claim in self.api.of("PersistentVolumeClaim"):
+            self.status(claim, phase="Bound", accessModes=claim["spec"]["accessModes"])
         return self.api._version != version
 
     def pods(self, job: Body) -> list[Body]:

@@ -1,6 +1,7 @@
 """Whole runs: the operator over an API server in memory, with platform, time and faults of the test's own."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -254,7 +255,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_every_third_request_goes_wrong_and_the_run_ends_the_same(answer):
+def test_one_request_in_three_goes_wrong_and_the_run_ends_the_same(answer):
     async def story():
         station = Station(fall_once)
         station.claims("weights", "corpora")
@@ -262,18 +263,18 @@ def test_every_third_request_goes_wrong_and_the_run_ends_the_same(answer):
         station.start()
         await station.operator.list_until_done()
 
+        chance = random.Random(4)
+
         def fail(call):
-            if call.number % 3 == 0 and call.kind != "Event":
+            if call.kind != "Event" and chance.random() < 1 / 3:
                 raise ANSWERS[answer]
 
         station.api.before = fail
-        await station.settle()
+        await station.settle(patience=900)
         return station
 
     station = run(story)
-    assert summary(station, *pipeline()) == summary(REFERENCE, *pipeline())
-    assert max(job_makings(station).values()) <= 2
-    assert len(station.platform.started) == len(REFERENCE.platform.started)
+    assert_as_the_reference(station, answer)
     assert set(station.errors()) <= {"unreachable", "temporary"}
 
 

@@ -67,7 +67,7 @@ async def _apply(shell: Shell, resource: AnyResource, child: Manifest) -> None:
     if known is not None and not _is_staying(known, resource):
         known = await _read_again(shell, known)
     elif known is None and kind == "PersistentVolumeClaim":
-        known = await _read(shell, child)  # claims are not listed, so one that is there may not be known
+        known = shell.claims.body(metadata["namespace"], metadata["name"])  # claims are not listed
     if kind in ("Job", "PersistentVolumeClaim") or child.get("immutable"):
         await _create_once(shell, resource, child, known)
     else:

@@ -8,7 +8,7 @@ from herdsman.core.world import VolumeFacts
 from herdsman.kube.errors import NotFound
 from herdsman.kube.facts import volume_facts
 from herdsman.kube.port import Api
-from herdsman.kube.trimming import Body
+from herdsman.kube.trimming import Body, trimmed
 
 BOUND_SECONDS = 60.0
 """A bound claim hardly ever changes."""
@@ -18,6 +18,7 @@ OTHER_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class _Known:
+    body: Body | None
     facts: VolumeFacts | None
     until: float
 
@@ -39,7 +40,12 @@ class Claims:
         """Remember a claim as the API server just returned it."""
         metadata, facts = body["metadata"], volume_facts(body)
         seconds = BOUND_SECONDS if facts.bound else OTHER_SECONDS
-        self._known[metadata["namespace"], metadata["name"]] = _Known(facts, self._clock() + seconds)
+        self._known[metadata["namespace"], metadata["name"]] = _Known(trimmed(body), facts, self._clock() + seconds)
+
+    def body(self, namespace: str, name: str) -> Body | None:
+        """Return a claim as it was last read; None where it was not there, or never asked for."""
+        known = self._known.get((namespace, name))
+        return known.body if known is not None else None
 
     async def _ask(self, namespace: str, name: str) -> VolumeFacts | None:
         known = self._known.get((namespace, name))
@@ -48,5 +54,5 @@ class Claims:
         try:
             self.put(await self._api.get("PersistentVolumeClaim", namespace, name))
         except NotFound:
-            self._known[namespace, name] = _Known(None, self._clock() + OTHER_SECONDS)
+            self._known[namespace, name] = _Known(None, None, self._clock() + OTHER_SECONDS)
         return self._known[namespace, name].facts
