@@ -35,6 +35,7 @@ $(INSTALLED): pyproject.toml
 quickstart: install ## teach a real Llama a new language on this machine, from manifests
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/herdsman run examples/quickstart
+	$(BIN)/python examples/quickstart/compare.py
 
 test: install ## run the tests that need no cluster and no data from outside
 	$(PYTEST) -n $(WORKERS)
