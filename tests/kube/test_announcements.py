@@ -37,7 +37,13 @@ CASES = {
         having(Accepted=("False", "InvalidSpec")),
         [("Warning", "InvalidSpec")],
     ),
-    "it works": (having(Progressing=STARTING), having(Progressing=RUNNING), [("Normal", "Running")]),
+    "a plain start is silent": (having(Progressing=STARTING), having(Progressing=RUNNING), []),
+    "it works again": (
+        having(Progressing=("False", "Unschedulable")),
+        having(Progressing=RUNNING),
+        [("Normal", "Running")],
+    ),
+    "it goes on": (having(Progressing=("False", "Suspended")), having(Progressing=RUNNING), [("Normal", "Running")]),
     "it works on": (having(Progressing=RUNNING), having(Progressing=RUNNING), []),
     "no node fits": (
         having(Progressing=STARTING),

@@ -47,8 +47,8 @@ def test_a_watch_that_does_not_bring_our_own_writes_is_silent_after_five_minutes
     async def story():
         station = Station(run_on)
         station.claims("weights")
-        station.put(imported())
         station.start()
+        station.put(imported())
         await station.operator.list_until_done()
         pulse = WatchPulse(station.shell.intake, {*OURS, *CHILDREN}, lambda: station.seconds)
         await station.work(hold={"Job"})

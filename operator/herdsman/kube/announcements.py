@@ -57,10 +57,12 @@ def _dependencies(now: Condition, before: Condition | None) -> Level:
     return "Warning" if now.reason in _BLOCKING else None
 
 
-def _progressing(now: Condition, _before: Condition | None) -> Level:
+def _progressing(now: Condition, before: Condition | None) -> Level:
+    """A plain start is no news: the pod's own Events tell of it; that something works again is."""
     if now.reason in _HINDERED:
         return "Warning"
-    return "Normal" if now.reason in (Reason.RUNNING, Reason.SUSPENDED) else None
+    again = before is not None and before.reason in (*_HINDERED, Reason.SUSPENDED)
+    return "Normal" if now.reason == Reason.SUSPENDED or (now.reason == Reason.RUNNING and again) else None
 
 
 def _complete(now: Condition, _before: Condition | None) -> Level:

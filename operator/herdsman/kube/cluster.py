@@ -7,7 +7,7 @@ from datetime import datetime
 from herdsman.api.meta import API_VERSION
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import KINDS, AnyResource
-from herdsman.api.v1alpha1.status import Status
+from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cluster import Invalid
 from herdsman.core import names, references, volumes
 from herdsman.core.plan_types import Manifest
@@ -22,6 +22,8 @@ from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
+UNTOLD_SECONDS = 1.0
+"""How long a status may wait for what was just made, which often works by then."""
 CLAIM_SECONDS = 5.0
 """How soon a resource is looked at again whose claim does not exist."""
 
@@ -74,8 +76,8 @@ class KubeCluster:
     async def apply(self, resource: AnyResource, children: Sequence[Manifest]) -> None:
         """Make the children exist as given, owned by the resource; applying twice changes nothing."""
         me = ResourceKey(self._namespace, references.key_of(resource))
-        if await apply_children(self._shell, resource, children) and me not in self._shell.untold:
-            self._shell.untold.add(me)
+        if await apply_children(self._shell, resource, children):
+            self._shell.untold.setdefault(me, self._shell.clock() + UNTOLD_SECONDS)
             self._made = True
         refusal = self._shell.refusals.get(me)
         if refusal is not None:
@@ -92,13 +94,14 @@ class KubeCluster:
     async def report(self, key: Key, status: Status) -> None:
         """Write the status if it differs from the stored one, and tell what has changed as Events.
 
-        Right after children were made nothing is written: the resource is looked at once more, and one status tells of
-        it all. Raises Conflict where the resource has changed since it was read: the decision is from an old view.
+        Right after children were made the status may wait a moment for what they become: one status then tells of it
+        all. Raises Conflict where the resource has changed since it was read: the decision is from an old view.
         """
-        if self._made:
-            self._soon(0.0)
+        me = ResourceKey(self._namespace, key)
+        if (wait := self._shell.untold.get(me, 0.0) - self._shell.clock()) > 0 and (self._made or _is_starting(status)):
+            self._soon(min(wait, 0.1) if self._made else wait)
             return
-        self._shell.untold.discard(ResourceKey(self._namespace, key))
+        self._shell.untold.pop(me, None)
         body = self._body
         assert body is not None, "report follows read"
         before = self._shell.models.read(body).status
@@ -205,6 +208,11 @@ class KubeCluster:
 
     def _soon(self, seconds: float) -> None:
         self.look_again = seconds if self.look_again is None else min(seconds, self.look_again)
+
+
+def _is_starting(status: Status) -> bool:
+    """Whether nothing more is known than that a run or a server was made and nothing is wrong with it."""
+    return status.phase in (Phase.PENDING, Phase.PROGRESSING) and status.failure is None
 
 
 def _job_of(pod: Body) -> str | None:

@@ -62,8 +62,8 @@ class Shell:
     """Seconds, for pauses and for what is remembered a while."""
     today: Callable[[], datetime] = _utc_now
     """The present time, for facts and statuses."""
-    untold: set[ResourceKey] = field(default_factory=set)
-    """Resources whose children were just made and whose status does not tell of it yet."""
+    untold: dict[ResourceKey, float] = field(default_factory=dict)
+    """Resources whose children were just made and whose status does not tell of it yet, and until when it need not."""
     looked: set[str] = field(default_factory=set)
     """uids of finished Jobs whose pods were listed once more."""
     _foreign: dict[tuple[str, Key], float] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Shell:
     def forget(self, key: ResourceKey) -> None:
         """Drop what is remembered of a resource that is gone."""
         self.refusals.pop(key, None)
-        self.untold.discard(key)
+        self.untold.pop(key, None)
 
     def prune(self) -> None:
         """Drop what is remembered of Jobs and pods that are gone."""
