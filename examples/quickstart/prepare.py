@@ -310,7 +310,7 @@ def main() -> None:
     asked = parser.parse_args()
     began = time.monotonic()
     try:
-        for line in prepare(asked.out, asked.text, asked.pages, asked.pieces):
+        for line in prepare(asked.out.absolute(), asked.text, asked.pages, asked.pieces):
             print(line, flush=True)
     except (Refused, OSError) as error:
         refuse(str(error))
