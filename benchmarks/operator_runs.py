@@ -187,6 +187,8 @@ def prepare(namespace: str, nodes: int) -> None:
         check=True,
         stdout=subprocess.DEVNULL,
     )
+    bound = ["kubectl", "-n", namespace, "wait", "--for=jsonpath={.status.phase}=Bound", "pvc/weights", "--timeout=60s"]
+    subprocess.run(bound, check=True, stdout=subprocess.DEVNULL)
     wait = ["kubectl", "wait", "--for=condition=Ready", "node", "-l", "type=herdsman-bench", "--timeout=60s"]
     subprocess.run(wait, check=True, stdout=subprocess.DEVNULL)
 

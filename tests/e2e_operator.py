@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -85,6 +87,52 @@ def _placed(body: dict[str, Any], namespace: str) -> dict[str, Any]:
     if body["kind"] in ("Namespace", "PersistentVolume", "Node"):
         return body
     return {**body, "metadata": {"namespace": namespace, **body["metadata"]}}
+
+
+class Wire:
+    """A TCP connection to the API server that can be cut and mended, for one operator alone."""
+
+    def __init__(self, namespace: Namespace):
+        config = yaml.safe_load(namespace.kubeconfig.read_text())
+        cluster = config["clusters"][0]["cluster"]
+        server = urllib.parse.urlsplit(cluster["server"])
+        self._target = server.hostname, server.port or 443
+        self._open: set[socket.socket] = set()
+        self._whole = True
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+        cluster["server"] = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        namespace.kubeconfig.write_text(yaml.safe_dump(config))
+
+    def cut(self) -> None:
+        """Break every connection, and every new one."""
+        self._whole = False
+        for end in list(self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            if not self._whole:
+                near.close()
+                continue
+            far = socket.create_connection(self._target)
+            self._open |= {near, far}
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.close()
 
 
 class Operator:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from e2e_cluster import kubectl
-from e2e_operator import Namespace, Operator, eventually, imported, pretend_nodes
+from e2e_operator import Namespace, Operator, Wire, eventually, imported, pretend_nodes
 
 pytestmark = pytest.mark.e2e
 
@@ -186,6 +186,30 @@ def test_killed_again_and_again_no_job_is_made_twice(place, tmp_path):
     assert len(pods) == len(names)
     assert kills > 1
     assert "Traceback" not in log.read_text()
+
+
+def test_an_api_server_out_of_reach_for_a_minute_is_outlasted(place, tmp_path):
+    namespace, compute = place
+    kept = namespace.kubeconfig.read_text()
+    wire = Wire(namespace)
+    operator = Operator(namespace, tmp_path / "operator.log").ready()
+    try:
+        namespace.apply(imported("cut-off", compute))
+        eventually(lambda: namespace.all("jobs", "-l", "herdsman.dev/name=cut-off"), 20, "no Job", operator.log)
+        wire.cut()
+        namespace.apply(imported("meanwhile", compute))
+        kubectl("-n", namespace.name, "delete", "modelimport", "says-nothing", "--ignore-not-found")
+        time.sleep(60)
+        assert operator.process.poll() is None
+        assert operator.get("/livez") == "ok\n"
+        wire.mend()
+        for name in ("cut-off", "meanwhile"):
+            eventually(lambda name=name: phase(namespace, name) == "Succeeded", 60, f"{name} is behind", operator.log)
+        assert len(namespace.all("jobs", "-l", "herdsman.dev/name=cut-off")) == 1
+        assert "says-nothing" not in (operator.get("/metrics") or "")
+    finally:
+        operator.stop()
+        namespace.kubeconfig.write_text(kept)
 
 
 def test_the_second_replica_takes_over_when_the_first_is_killed(place, tmp_path):

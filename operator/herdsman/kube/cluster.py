@@ -22,7 +22,7 @@ from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
-UNTOLD_SECONDS = 1.0
+UNTOLD_SECONDS = 2.0
 """How long a status may wait for what was just made, which often works by then."""
 CLAIM_SECONDS = 5.0
 """How soon a resource is looked at again whose claim does not exist."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -79,8 +80,11 @@ def is_over(pod: Body) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
+@lru_cache(maxsize=512)
 def termination_message(text: str) -> TerminationMessage | None:
     """Read a trainer's last words, whatever a newer trainer adds to them; None for other text, such as a log's end."""
+    if not text.startswith("{"):
+        return None
     try:
         data = json.loads(text)
         known = {name for field, info in TerminationMessage.model_fields.items() for name in (field, info.alias)}
