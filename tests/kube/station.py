@@ -10,8 +10,9 @@ from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.site import Site
 from herdsman.core.world import Key
 from herdsman.kube.cache import ResourceKey
+from herdsman.kube.listing import CHILDREN
 from herdsman.kube.metrics import Metrics
-from herdsman.kube.operator import CHILDREN, Operator
+from herdsman.kube.operator import Operator
 from herdsman.kube.shell import make_shell
 from kube.fake_api import FakeApi
 from kube.fake_platform import FakePlatform, Script, succeed

@@ -11,8 +11,8 @@ import aiohttp
 import builders
 from herdsman.kube import metrics
 from herdsman.kube.health import Health, make_app, serve
+from herdsman.kube.listing import CHILDREN, OURS
 from herdsman.kube.metrics import ShellCollector
-from herdsman.kube.operator import CHILDREN, OURS
 from herdsman.kube.pulse import LoopPulse, WatchPulse
 from kube.fake_platform import run_on
 from kube.station import Station, run

@@ -5,20 +5,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from herdsman.api.meta import API_VERSION
-from herdsman.api.v1alpha1.model_server import ModelServer
-from herdsman.api.v1alpha1.registry import KINDS, AnyResource
+from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cluster import Invalid
-from herdsman.core import names, references, volumes
+from herdsman.core import references, volumes
 from herdsman.core.plan_types import Manifest
 from herdsman.core.status import is_final
-from herdsman.core.world import JobFacts, Key, PodFacts, ServerFacts, World
+from herdsman.core.world import Key, World
 from herdsman.kube.announcements import announcements
 from herdsman.kube.cache import ResourceKey, controller_uid
 from herdsman.kube.children import apply_children
 from herdsman.kube.errors import NotFound
-from herdsman.kube.facts import attempt_of, is_finished, job_facts, pods_are_known, server_facts
-from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
+from herdsman.kube.observing import Observer
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
@@ -56,17 +54,21 @@ class KubeCluster:
         """Return one snapshot of its children and of what it refers to; of a finished one only its Jobs matter."""
         me = ResourceKey(self._namespace, references.key_of(resource))
         now = self.now()
+        observer = Observer(self._shell, resource, now)
         if resource.status is not None and is_final(resource.status):
-            return World(now=now, jobs=await self._jobs(resource, me, now))
-        others = self._referenced(resource)
+            return World(now=now, jobs=await observer.jobs())
+        others = observer.referenced()
         wanted = volumes.claims(resource, others)
         found = await self._shell.claims.facts(self._namespace, wanted)
         if len(found) < len(wanted):
             self._soon(CLAIM_SECONDS)
+        jobs = await observer.jobs()
+        if observer.look_again is not None:
+            self._soon(observer.look_again)
         return World(
             now=now,
-            jobs=await self._jobs(resource, me, now),
-            server=self._server(resource, me) if isinstance(resource, ModelServer) else None,
+            jobs=jobs,
+            server=observer.server(),
             resources=others,
             volumes=found,
             writers=self._shell.index.elder_writers(me),
@@ -116,90 +118,6 @@ class KubeCluster:
         for announcement in announcements(before, status):
             self._shell.recorder.announce(written, announcement)
 
-    def _referenced(self, resource: AnyResource) -> dict[Key, AnyResource]:
-        """Return all resources that are referred to, directly or through others, as far as they exist."""
-        found: dict[Key, AnyResource] = {}
-        asked = {references.key_of(resource)}
-        line = [key for _, key in references.direct(resource)]
-        while line:
-            key = line.pop()
-            if key in asked:
-                continue
-            asked.add(key)
-            other = self._shell.models.resource(self._shell.cache.get(key.kind, self._namespace, key.name))
-            if other is not None:
-                found[key] = other
-                line += [next_key for _, next_key in references.direct(other)]
-        return found
-
-    async def _jobs(self, resource: AnyResource, me: ResourceKey, now: datetime) -> dict[str, JobFacts]:
-        if KINDS[resource.kind].serves:
-            return {}
-        mine = self._mine(resource, me, "Job")
-        pods = self._shell.cache.children(me, "Pod") if mine else []
-        facts = [
-            await self._job(job, [pod for pod in pods if _job_of(pod) == job["metadata"]["uid"]], now) for job in mine
-        ]
-        found = {fact.name: fact for fact in facts}
-        refused = self._refused(me)
-        return found if refused is None else {refused.name: refused, **found}
-
-    async def _job(self, job: Body, pods: list[Body], now: datetime) -> JobFacts:
-        uid, finished = job["metadata"]["uid"], is_finished(job)
-        departed = self._shell.cache.departed(uid)
-        if finished and not pods_are_known(job, [*pods, *departed]) and uid not in self._shell.looked:
-            pods, departed = await self._pods_now(job), self._shell.cache.departed(uid)
-            self._shell.looked.add(uid)
-        cause = None if finished else await self._cause(job, pods, now)
-        return job_facts(job, pods, departed, cause=cause, live=self._shell.live.shown(uid, final=finished))
-
-    async def _pods_now(self, job: Body) -> list[Body]:
-        """Ask for a Job's pods: their watch may be behind that of the Jobs."""
-        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        listing = await self._shell.api.list_objects("Pod", self._namespace, labelSelector=f"{JOB_LABEL}={name}")
-        for pod in listing.items:
-            self._shell.intake.seen(pod, own=True)
-        stored = (self._shell.cache.get("Pod", self._namespace, pod["metadata"]["name"]) for pod in listing.items)
-        return [pod for pod in stored if pod is not None and _job_of(pod) == uid]
-
-    async def _cause(self, job: Body, pods: list[Body], now: datetime) -> Cause | None:
-        """Return what Events say of a Job without pods, or of the first pod that does not start."""
-        if (job.get("spec") or {}).get("suspend"):
-            return None
-        waiting = [pod for pod in pods if (facts := pod_facts(pod)).phase == "Pending" and facts.reason is None]
-        if pods and not waiting:
-            return None
-        concerned = waiting[0] if waiting else job
-        return await self._told(concerned, now, since=(job.get("status") or {}).get("startTime") if not pods else None)
-
-    async def _told(self, body: Body, now: datetime, since: str | None = None) -> Cause | None:
-        start = moment(since or body["metadata"].get("creationTimestamp"))
-        age = (now - start).total_seconds() if start is not None else 0.0
-        cause, again = await self._shell.events.cause(body, age)
-        self._soon(again)
-        return cause
-
-    def _refused(self, me: ResourceKey) -> JobFacts | None:
-        """Return a stand-in for the Job that could not be made, so that the status tells why."""
-        refusal = self._shell.refusals.get(me)
-        if refusal is None or refusal.job is None:
-            return None
-        name, cause = refusal.job["metadata"]["name"], refusal.cause
-        return JobFacts(name, attempt_of(refusal.job), reason=cause.reason, message=cause.message)
-
-    def _server(self, resource: ModelServer, me: ResourceKey) -> ServerFacts | None:
-        refusal = self._shell.refusals.get(me)
-        if refusal is not None:
-            name, cause = names.server(me.key.name), refusal.cause
-            return ServerFacts(pods=(PodFacts(name, container="server", reason=cause.reason, message=cause.message),))
-        mine = self._mine(resource, me, "Deployment")
-        return server_facts(mine[0], self._shell.cache.children(me, "Pod")) if mine else None
-
-    def _mine(self, resource: AnyResource, me: ResourceKey, kind: str) -> list[Body]:
-        """Return the children that are owned by this very resource, not by an earlier one of its name."""
-        uid = resource.metadata.uid
-        return [child for child in self._shell.cache.children(me, kind) if controller_uid(child) == uid]
-
     async def _delete(self, body: Body) -> None:
         metadata = body["metadata"]
         with contextlib.suppress(NotFound):
@@ -213,7 +131,3 @@ class KubeCluster:
 def _is_starting(status: Status) -> bool:
     """Whether nothing more is known than that a run or a server was made and nothing is wrong with it."""
     return status.phase in (Phase.PENDING, Phase.PROGRESSING) and status.failure is None
-
-
-def _job_of(pod: Body) -> str | None:
-    return controller_uid(pod)

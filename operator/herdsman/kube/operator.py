@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from herdsman.api.v1alpha1.registry import KINDS
-from herdsman.core.names import LABEL_MANAGED_BY, MANAGED_BY
 from herdsman.core.site import Site
-from herdsman.kube.cache import ObjectKey, ResourceKey, controller_uid, object_key, parent_of
+from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
 from herdsman.kube.cluster import KubeCluster
 from herdsman.kube.errors import ApiError, Conflict, NameTaken, NotFound, StillThere, Unreachable
+from herdsman.kube.listing import FullListing
 from herdsman.kube.live import POLL_SECONDS, Target
 from herdsman.kube.metrics import Metrics
 from herdsman.kube.pod_facts import INDEX_LABEL
@@ -24,18 +23,11 @@ WORKERS = 16
 RESYNC_SECONDS = 300.0
 RELIST_SECONDS = 15.0
 """How soon after a watch has started over its kind is listed: nothing else tells what vanished meanwhile."""
-SPREAD_SECONDS = 30.0
-"""After a resync the resources are looked at again over this long."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries while the API server is away: it is back within a minute of its return everywhere."""
 LONGEST_RETRY = 30.0
 """Seconds between two tries after a temporary answer; bugs and refusals wait longer."""
 
-OURS = tuple(KINDS)
-CHILDREN = ("Job", "Pod", "Deployment")
-"""Children that are watched."""
-UNWATCHED = ("ConfigMap", "Service")
-"""Children that are only listed now and then: nothing of them changes by itself."""
 _log = logging.getLogger("herdsman.operator")
 
 
@@ -66,7 +58,7 @@ class Operator:
         self._shell = shell
         self._site = site
         self._metrics = metrics
-        self._scopes: tuple[str | None, ...] = namespaces or (None,)
+        self._listing = FullListing(shell, namespaces, jitter)
         self._workers = workers
         self._jitter = jitter
         self._pause = 0.0
@@ -95,14 +87,9 @@ class Operator:
 
     async def resync(self) -> None:
         """List every kind in full and look at every resource again, spread over a while."""
-        for kind in (*OURS, *CHILDREN, *UNWATCHED):
-            await self._list(kind)
-        self._shell.prune()
+        await self._listing.everything()
         if self.readiness.listed:  # the first time, everything was news
-            for body in list(self._shell.cache.all_resources()):
-                key = parent_of(body)
-                assert key is not None, "it is one of our resources"
-                self._shell.queue.add_after(key, self._jitter() * SPREAD_SECONDS)
+            self._listing.look_at_all_again()
         self.readiness.listed, self.readiness.problem, self.readiness.listed_at = True, "", time.monotonic()
 
     async def reconcile_one(self, key: ResourceKey) -> None:
@@ -165,8 +152,7 @@ class Operator:
                     await self.resync()
                     due = loop.time() + self._resync_delay()
                 else:
-                    for kind in list(self._shell.intake.relisted):
-                        await self._list(kind)
+                    await self._listing.relisted()
             except (ApiError, Unreachable) as error:
                 self.readiness.problem = _explained(error)
                 _log.warning("A full listing did not succeed and is tried again: %s", self.readiness.problem)
@@ -178,21 +164,6 @@ class Operator:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.poll()
-
-    async def _list(self, kind: str) -> None:
-        """Take all objects of a kind in, and take those for gone that are not there any more."""
-        intake = self._shell.intake
-        intake.relisted.discard(kind)
-        selector = None if kind in KINDS else f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-        for scope in self._scopes:
-            present, at = set[ObjectKey](), 0
-            async for page in self._shell.api.pages(kind, scope, labelSelector=selector):
-                present |= {object_key(item) for item in page.items}
-                at = page.version
-                for item in page.items:
-                    intake.seen(item)
-            for body in self._shell.cache.vanished(kind, scope, present, at):
-                intake.gone(body)
 
     async def _refresh(self, key: ResourceKey) -> None:
         """Read a resource again whose view was too old."""

@@ -15,9 +15,10 @@ from herdsman.kube.api import KubeApi
 from herdsman.kube.handlers import make_registry, make_settings
 from herdsman.kube.health import Health, make_app, serve
 from herdsman.kube.lease import Lease, Lost
+from herdsman.kube.listing import CHILDREN, OURS
 from herdsman.kube.live import HttpFetch
 from herdsman.kube.metrics import Metrics, ShellCollector
-from herdsman.kube.operator import CHILDREN, OURS, Operator
+from herdsman.kube.operator import Operator
 from herdsman.kube.pulse import LoopPulse, WatchPulse
 from herdsman.kube.shell import Shell, make_shell
 

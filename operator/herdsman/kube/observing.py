@@ -1,0 +1,116 @@
+"""What is observed of one resource: from the cache, and from the API server only where that may be behind."""
+
+from datetime import datetime
+
+from herdsman.api.v1alpha1.model_server import ModelServer
+from herdsman.api.v1alpha1.registry import KINDS, AnyResource
+from herdsman.core import names, references
+from herdsman.core.world import JobFacts, Key, PodFacts, ServerFacts
+from herdsman.kube.cache import ResourceKey, controller_uid
+from herdsman.kube.facts import attempt_of, is_finished, job_facts, pods_are_known, server_facts
+from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
+from herdsman.kube.shell import Shell
+from herdsman.kube.trimming import Body
+
+
+class Observer:
+    """Observes one resource, once."""
+
+    def __init__(self, shell: Shell, resource: AnyResource, now: datetime) -> None:
+        self._shell = shell
+        self._resource = resource
+        self._namespace = resource.metadata.namespace
+        self._me = ResourceKey(self._namespace, references.key_of(resource))
+        self._now = now
+        self.look_again: float | None = None
+        """Seconds after which Events may tell more."""
+
+    def referenced(self) -> dict[Key, AnyResource]:
+        """Return all resources that are referred to, directly or through others, as far as they exist."""
+        found: dict[Key, AnyResource] = {}
+        asked = {references.key_of(self._resource)}
+        line = [key for _, key in references.direct(self._resource)]
+        while line:
+            key = line.pop()
+            if key in asked:
+                continue
+            asked.add(key)
+            other = self._shell.models.resource(self._shell.cache.get(key.kind, self._namespace, key.name))
+            if other is not None:
+                found[key] = other
+                line += [next_key for _, next_key in references.direct(other)]
+        return found
+
+    async def jobs(self) -> dict[str, JobFacts]:
+        """Return its Jobs by name, and one that could not be made."""
+        if KINDS[self._resource.kind].serves:
+            return {}
+        mine = self._mine("Job")
+        pods = self._shell.cache.children(self._me, "Pod") if mine else []
+        facts = [await self._job(job, [pod for pod in pods if _job_of(pod) == job["metadata"]["uid"]]) for job in mine]
+        found = {fact.name: fact for fact in facts}
+        refused = self._refused()
+        return found if refused is None else {refused.name: refused, **found}
+
+    async def _job(self, job: Body, pods: list[Body]) -> JobFacts:
+        uid, finished = job["metadata"]["uid"], is_finished(job)
+        departed = self._shell.cache.departed(uid)
+        if finished and not pods_are_known(job, [*pods, *departed]) and uid not in self._shell.looked:
+            pods, departed = await self._pods_now(job), self._shell.cache.departed(uid)
+            self._shell.looked.add(uid)
+        cause = None if finished else await self._cause(job, pods)
+        return job_facts(job, pods, departed, cause=cause, live=self._shell.live.shown(uid, final=finished))
+
+    async def _pods_now(self, job: Body) -> list[Body]:
+        """Ask for a Job's pods: their watch may be behind that of the Jobs."""
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        listing = await self._shell.api.list_objects("Pod", self._namespace, labelSelector=f"{JOB_LABEL}={name}")
+        for pod in listing.items:
+            self._shell.intake.seen(pod, own=True)
+        stored = (self._shell.cache.get("Pod", self._namespace, pod["metadata"]["name"]) for pod in listing.items)
+        return [pod for pod in stored if pod is not None and _job_of(pod) == uid]
+
+    async def _cause(self, job: Body, pods: list[Body]) -> Cause | None:
+        """Return what Events say of a Job without pods, or of the first pod that does not start."""
+        if (job.get("spec") or {}).get("suspend"):
+            return None
+        waiting = [pod for pod in pods if (facts := pod_facts(pod)).phase == "Pending" and facts.reason is None]
+        if pods and not waiting:
+            return None
+        concerned = waiting[0] if waiting else job
+        return await self._told(concerned, since=(job.get("status") or {}).get("startTime") if not pods else None)
+
+    async def _told(self, body: Body, since: str | None = None) -> Cause | None:
+        start = moment(since or body["metadata"].get("creationTimestamp"))
+        age = (self._now - start).total_seconds() if start is not None else 0.0
+        cause, again = await self._shell.events.cause(body, age)
+        self.look_again = again if self.look_again is None else min(again, self.look_again)
+        return cause
+
+    def _refused(self) -> JobFacts | None:
+        """Return a stand-in for the Job that could not be made, so that the status tells why."""
+        refusal = self._shell.refusals.get(self._me)
+        if refusal is None or refusal.job is None:
+            return None
+        name, cause = refusal.job["metadata"]["name"], refusal.cause
+        return JobFacts(name, attempt_of(refusal.job), reason=cause.reason, message=cause.message)
+
+    def server(self) -> ServerFacts | None:
+        """Return the Deployment of a ModelServer; None for other kinds and where there is none."""
+        if not isinstance(self._resource, ModelServer):
+            return None
+        refusal = self._shell.refusals.get(self._me)
+        if refusal is not None:
+            name, cause = names.server(self._me.key.name), refusal.cause
+            return ServerFacts(pods=(PodFacts(name, container="server", reason=cause.reason, message=cause.message),))
+        mine = self._mine("Deployment")
+        return server_facts(mine[0], self._shell.cache.children(self._me, "Pod")) if mine else None
+
+    def _mine(self, kind: str) -> list[Body]:
+        """Return the children that are owned by this very resource, not by an earlier one of its name."""
+        uid = self._resource.metadata.uid
+        return [child for child in self._shell.cache.children(self._me, kind) if controller_uid(child) == uid]
+
+
+def _job_of(pod: Body) -> str | None:
+    return controller_uid(pod)
