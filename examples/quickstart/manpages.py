@@ -52,10 +52,10 @@ _LEFT_OUT = re.compile(
 
 @dataclass(frozen=True)
 class ManualPage:
-    """What one page says: its name and section, the line under NAME, its paragraphs."""
+    """What one page says: its name, its title line, the line under NAME, its paragraphs."""
 
     name: str
-    section: str
+    title: str
     summary: str | None
     paragraphs: tuple[str, ...]
 
@@ -92,14 +92,20 @@ def is_chinese_prose(text: str, shortest: int = 12, share: float = 0.6) -> bool:
     return len(_HAN.findall(text)) >= shortest and han_share(text) >= share
 
 
-def read_page(source: str, name: str, section: str) -> ManualPage:
+def title_of(source: str) -> str:
+    """What the page's .TH says: name, section, date, package, manual; empty for mdoc(7)."""
+    title = re.search(r"^\.TH\s+(.*)", source, re.MULTILINE)
+    return plain(title[1]) if title else ""
+
+
+def read_page(source: str, name: str) -> ManualPage:
     """The page of a man(7) source; pages in mdoc(7) come back without paragraphs."""
     reader = _Reader()
     if not re.search(r"^\.Dd\b", source, re.MULTILINE):
         for line in _prose_lines(source):
             reader.take(line)
         reader.end_paragraph()
-    return ManualPage(name, section, reader.summary, tuple(reader.paragraphs))
+    return ManualPage(name, title_of(source), reader.summary, tuple(reader.paragraphs))
 
 
 def _prose_lines(source: str) -> Iterator[str]:

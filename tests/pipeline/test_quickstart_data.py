@@ -66,18 +66,18 @@ PARAGRAPHS = (
 
 
 def test_a_page_gives_its_summary_and_its_prose_without_macros_code_and_credits():
-    page = manpages.read_page(PAGE, "DROP TABLE", "7")
+    page = manpages.read_page(PAGE, "DROP TABLE")
     assert page.summary == "删除一个表"
     assert page.paragraphs == PARAGRAPHS
 
 
 def test_a_document_keeps_chinese_paragraphs_and_says_each_once():
-    (document,) = prepare.documents_of([manpages.read_page(PAGE, "DROP TABLE", "7")])
+    (document,) = prepare.documents_of([manpages.read_page(PAGE, "DROP TABLE")])
     assert document.splitlines() == ["DROP TABLE：删除一个表。", PARAGRAPHS[0], PARAGRAPHS[1]]
 
 
 def test_a_paragraph_of_an_earlier_page_is_not_said_again():
-    first = manpages.read_page(PAGE, "DROP TABLE", "7")
+    first = manpages.read_page(PAGE, "DROP TABLE")
     assert len(prepare.documents_of([first, first])) == 1
 
 
@@ -123,33 +123,46 @@ def test_only_mostly_chinese_prose_is_taken(text, taken):
 
 
 def test_a_page_in_another_macro_language_gives_nothing():
-    page = manpages.read_page(".Dd 2020\n.Sh NAME\n.Nm cat\n.Nd 连接文件并在标准输出上输出\n", "cat", "1")
+    page = manpages.read_page(".Dd 2020\n.Sh NAME\n.Nm cat\n.Nd 连接文件并在标准输出上输出\n", "cat")
     assert (page.summary, page.paragraphs) == (None, ())
 
 
 @pytest.mark.parametrize(
     ("title", "stem", "name"),
     [
-        ('.TH "DROP TABLE" "7" "2003-11-02" "SQL - Language Statements" "SQL Commands"', "drop_table", "DROP TABLE"),
-        ('.TH LS 1 2022年9月 "GNU coreutils 9.1" 用户命令', "ls", "ls"),
-        ('.TH "CREATEDB" "1" "2003-11-02" "Application" "PostgreSQL Client Applications"', "createdb", "createdb"),
+        ('"DROP TABLE" "7" "2003-11-02" "SQL - Language Statements" "SQL Commands"', "drop_table", "DROP TABLE"),
+        ('LS 1 2022年9月 "GNU coreutils 9.1" 用户命令', "ls", "ls"),
+        ('"CREATEDB" "1" "2003-11-02" "Application" "PostgreSQL Client Applications"', "createdb", "createdb"),
     ],
 )
 def test_sql_pages_are_named_by_their_statement_and_others_by_their_file(title, stem, name):
     assert prepare.page_name(title, stem) == name
 
 
-def test_questions_are_about_commands_and_answered_by_their_summary():
+def test_questions_are_about_database_commands_and_answered_by_their_summary():
     pages = [
-        manpages.ManualPage("ls", "1", "列出目录内容", ()),
-        manpages.ManualPage("DROP TABLE", "7", "删除一个表", ()),
-        manpages.ManualPage("passwd", "5", "密码文件", ()),
-        manpages.ManualPage("psql", "1", None, ()),
+        manpages.ManualPage("createdb", '"CREATEDB" "1" "" "" "PostgreSQL Client Applications"', "创建新的数据库", ()),
+        manpages.ManualPage(
+            "DROP TABLE", '"DROP TABLE" "7" "" "SQL - Language Statements" "SQL Commands"', "删除一个表", ()
+        ),
+        manpages.ManualPage("psql", '"PSQL" "1" "" "" "PostgreSQL Client Applications"', None, ()),
+        manpages.ManualPage("ls", 'LS 1 2022年9月 "GNU coreutils 9.1" 用户命令', "列出目录内容", ()),
     ]
     assert prepare.page_records(pages) == [
-        {"instruction": "命令 ls 是做什么的？", "input": "", "output": "列出目录内容。"},
+        {"instruction": "命令 createdb 是做什么的？", "input": "", "output": "创建新的数据库。"},
         {"instruction": "SQL 命令 DROP TABLE 是做什么的？", "input": "", "output": "删除一个表。"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        (r".TH MORE 1 2014年2月 util\-linux 用户命令", "MORE 1 2014年2月 util-linux 用户命令"),
+        (".Dd 2020\n.Dt CAT 1\n", ""),
+    ],
+)
+def test_the_title_line_is_plain_text_and_empty_where_there_is_none(source, title):
+    assert manpages.title_of(source) == title
 
 
 def chat_wheel(folder):
