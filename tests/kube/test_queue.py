@@ -120,3 +120,9 @@ def test_nothing_is_lost_and_nothing_comes_twice(added):
         work.add((namespace, number), urgent=urgent)
     taken = drain(work)
     assert sorted(taken) == sorted({(namespace, number) for namespace, number, _ in added})
+
+
+def test_a_retry_may_be_capped_and_may_have_to_wait():
+    work = queue()
+    assert [work.retry(("a", 1), longest=1.5) for _ in range(4)] == [0.5, 1.0, 1.5, 1.5]
+    assert work.retry(("b", 1), at_least=7.0) == 7.0
