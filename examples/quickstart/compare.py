@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 HERDSMAN = str(Path(sys.executable).parent / "herdsman")
-QUESTIONS = ["你好！", "命令 ls 是做什么的？", "命令 grep 是做什么的？"]
+QUESTIONS = ["你好！", "SQL 命令 DROP VIEW 是做什么的？", "怎样删除一个表？"]
 
 
 def resource(kind: str, name: str) -> dict:
