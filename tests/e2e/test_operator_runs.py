@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 import time
 
 import pytest
@@ -23,7 +24,7 @@ def namespace(crds, tmp_path_factory):
     """A namespace with a claim `data` that holds a tokenizer and a corpus."""
     made = Namespace(tmp_path_factory.mktemp("operator"))
     tokenizer = tiny_sentencepiece(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model"
-    shape = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    shape = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     made.apply(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": shape},
         {
@@ -87,7 +88,7 @@ def training(name, **more):
         "blockSize": 32,
         "batch": {"globalSequences": 4},
         "maxSteps": 6,
-        "precision": "fp32",
+        "precision": "float32",
         "checkpoints": {"everySteps": 2},
         "lora": {"rank": 2},
         **more.pop("recipe", {}),
@@ -158,3 +159,26 @@ def test_a_deleted_pod_is_an_interruption_that_costs_no_restart(namespace, opera
     assert [attempt["counted"] for attempt in status["attempts"]] == [False, False]
     assert status["attempts"][0]["reason"] == "Interrupted"
     assert status["restarts"] == 0
+
+
+def test_two_pods_train_together_and_one_eviction_interrupts_both(namespace, operator):
+    compute = {**SMALL, "nodes": 2}
+    recipe = {"maxSteps": 300, "checkpoints": {"everySteps": 5}}
+    namespace.apply(training("pair", compute=compute, recipe=recipe))
+    reached(namespace, operator, "pretrainjob", "pair", "Running")
+    pods = namespace.all("pods", "-l", "herdsman.dev/name=pair")
+    assert sorted(pod["spec"]["hostname"] for pod in pods) == ["pj-pair-1-0", "pj-pair-1-1"]
+    time.sleep(10)
+    name = pods[1]["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace.name}}
+    path = f"/api/v1/namespaces/{namespace.name}/pods/{name}/eviction"
+    command = ["kubectl", "create", "--raw", path, "-f", "-"]
+    subprocess.run(command, input=json.dumps(eviction), text=True, check=True, capture_output=True, timeout=30)
+    status = reached(namespace, operator, "pretrainjob", "pair", "Succeeded", 400)
+    assert [(attempt["reason"], attempt["counted"]) for attempt in status["attempts"]] == [
+        ("Interrupted", False),
+        ("Succeeded", False),
+    ]
+    assert status["attempts"][1].get("resumedFromStep", 0) > 0
+    names = [service["metadata"]["name"] for service in namespace.all("services", "-l", "herdsman.dev/name=pair")]
+    assert names == ["pj-pair-1", "pj-pair-2"]
