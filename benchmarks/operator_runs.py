@@ -259,7 +259,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"p50": round(statistics.median(ordered) * 1000), "p95": round(p95 * 1000)}
 
 
-async def measure(count: int, rate: float | None, keep: bool) -> dict[str, Any]:
+async def measure(count: int, rate: float | None, *, keep: bool, plain: bool) -> dict[str, Any]:
     namespace = f"bench-{uuid.uuid4().hex[:6]}"
     kwok = subprocess.Popen(
         ["kwok", "--kubeconfig", os.environ["KUBECONFIG"], "--manage-nodes-with-annotation-selector", ANNOTATION,
@@ -274,7 +274,8 @@ async def measure(count: int, rate: float | None, keep: bool) -> dict[str, Any]:
             operator = Operator(namespace, log)
             await operator.ready()
             found = await _runs(server, operator, namespace, count, rate)
-            found["plain"] = await _plain(server, namespace, count, rate)
+            if plain:
+                found["plain"] = await _plain(server, namespace, count, rate)
             found["stop"] = round(operator.stop(), 2)
             await asyncio.sleep(2)
             operator = Operator(namespace, log)
@@ -369,8 +370,9 @@ def main() -> None:
     parser.add_argument("runs", type=int, nargs="?", default=200)
     parser.add_argument("--rate", type=float, help="create so many a second; all at once unless given")
     parser.add_argument("--keep", action="store_true", help="leave the namespace")
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain Jobs out")
     given = parser.parse_args()
-    found = asyncio.run(measure(given.runs, given.rate, given.keep))
+    found = asyncio.run(measure(given.runs, given.rate, keep=given.keep, plain=not given.no_plain))
     for name, value in found.items():
         print(f"{name:32} {value}")
     print(json.dumps(found))

@@ -126,6 +126,8 @@ def test_a_quota_of_no_pods(crds, tmp_path):
     try:
         quota = {"hard": {"pods": "0"}}
         namespace.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": quota})
+        in_force = "--for=jsonpath={.status.hard.pods}=0"  # before that the API server may let a pod pass
+        kubectl("-n", namespace.name, "wait", in_force, "resourcequota/none", "--timeout=60s")
         shape = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "weights"}, "spec": shape}
         namespace.apply(claim, imported("base"))

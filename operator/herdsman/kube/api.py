@@ -16,7 +16,7 @@ from herdsman.kube.port import Body, Listing
 
 FIELD_MANAGER = "herdsman"
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
-PAGE = 500
+PAGE = 250
 """Objects of a list that are fetched at once."""
 
 PATHS: dict[str, tuple[str, str]] = {

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # no public name, though the argument is public
 
 from herdsman.api.meta import GROUP, VERSION
 from herdsman.api.v1alpha1.registry import KINDS
@@ -54,6 +55,14 @@ class Unremembered(kopf.DiffBaseStorage):  # type: ignore[misc]
         """Store nothing."""
 
 
+class Forgetful(ResourceMemories):  # type: ignore[misc]
+    """kopf keeps 11 KiB for every object it has ever seen, for handlers that we have none of: 170 MB of 15,000."""
+
+    async def recall(self, raw_body: Any, **given: Any) -> Any:
+        """Return a memory that is dropped after the event."""
+        return await super().recall(raw_body, **{**given, "ephemeral": True})
+
+
 def make_settings() -> kopf.OperatorSettings:
     """Return kopf's settings: a plain source of events that outlasts an API server away for minutes."""
     settings = kopf.OperatorSettings()
@@ -61,7 +70,7 @@ def make_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.scanning.disabled = True  # namespaces and CustomResourceDefinitions need not be listed nor watched
     settings.persistence.diffbase_storage = Unremembered()
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 250
     settings.watching.connect_timeout = 10
     for group, version, plural, _ in CHILDREN:
         settings.watching.label_selectors[group, version, plural] = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
@@ -69,7 +78,7 @@ def make_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = [1, 2, 4, 8, 15, *[30] * 20]
     settings.queueing.error_delays = [1, 2, 5, 10, 30, 60, 120]
-    settings.queueing.idle_timeout = 1.0
+    settings.queueing.idle_timeout = 0.1  # a worker holds its object in memory while it waits for more
     settings.queueing.exit_timeout = 5.0
     settings.process.ultimate_exiting_timeout = 20
     return settings

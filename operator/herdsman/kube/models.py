@@ -12,7 +12,7 @@ from herdsman.cluster import Invalid
 from herdsman.core.world import Key
 from herdsman.kube.trimming import Body
 
-REMEMBERED = 2000
+REMEMBERED = 300
 """Parsed resources that are kept; the rest is parsed again when it is needed."""
 
 

@@ -12,7 +12,7 @@ import kopf
 
 from herdsman.core.site import Site
 from herdsman.kube.api import KubeApi
-from herdsman.kube.handlers import make_registry, make_settings
+from herdsman.kube.handlers import Forgetful, make_registry, make_settings
 from herdsman.kube.health import Health, make_app, serve
 from herdsman.kube.lease import Lease, Lost
 from herdsman.kube.listing import CHILDREN, OURS
@@ -118,6 +118,7 @@ async def _watch(options: Options, shell: Shell, stop: asyncio.Event, farewell: 
     tasks = await kopf.spawn_tasks(
         registry=make_registry(shell.intake),
         settings=make_settings(),
+        memories=Forgetful(),
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
         standalone=True,
