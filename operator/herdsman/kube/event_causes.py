@@ -11,6 +11,8 @@ from herdsman.kube.trimming import Body
 
 PATIENCE = 3.0
 """Seconds an object may take before its Events are read."""
+EAGER_SECONDS = 30.0
+"""So long they are read every PATIENCE seconds, because a cause is to be told within ten seconds; then ever less."""
 LONGEST_PAUSE = 60.0
 A_SECOND = 5
 """Lists of Events in any second, at most: a slow controller is not helped by a thousand questions."""
@@ -47,7 +49,7 @@ class EventCauses:
         listing = await self._api.list_objects(
             "Event", body["metadata"]["namespace"], fieldSelector=f"involvedObject.uid={uid}"
         )
-        pause = min(LONGEST_PAUSE, 2 * known.pause if known else PATIENCE)
+        pause = min(LONGEST_PAUSE, 2 * known.pause) if known is not None and age > EAGER_SECONDS else PATIENCE
         found = cause_of_events(listing.items)
         self._asked[uid] = _Asked(found, now + pause, pause)
         return found, pause
