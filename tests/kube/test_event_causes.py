@@ -1,10 +1,13 @@
 """When Events are read: often while a cause is to be told soon, seldom when it has been known for long."""
 
 import asyncio
+import itertools
 
 from herdsman.kube import event_causes
 from herdsman.kube.event_causes import EventCauses
 from herdsman.kube.port import Listing
+
+SEEN = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}
 
 
 class Told:
@@ -12,7 +15,8 @@ class Told:
 
     def __init__(self, *messages: str):
         self.asked = 0
-        self._items = [{"reason": "FailedCreate", "type": "Warning", "message": message} for message in messages]
+        marks = {"reason": "FailedCreate", "type": "Warning", **SEEN}
+        self._items = [{**marks, "message": message} for message in messages]
 
     async def list_objects(self, kind, namespace, **query):
         assert (kind, namespace, query) == ("Event", "default", {"fieldSelector": "involvedObject.uid=u"})
@@ -42,7 +46,7 @@ def ages_of_questions(api, until):
 
 def test_a_cause_is_looked_for_every_few_seconds_at_first_and_ever_less_often_later():
     ages = ages_of_questions(Told(), 400)
-    pauses = [later - earlier for earlier, later in zip(ages, ages[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(ages)]
     young = [pause for age, pause in zip(ages, pauses, strict=False) if age <= event_causes.EAGER_SECONDS]
     assert ages[0] == event_causes.PATIENCE
     assert set(young) == {event_causes.PATIENCE}
