@@ -179,7 +179,7 @@ def test_a_directory_is_read_with_everything_below_it_and_foreign_documents_are_
     assert [key.name for key in found.resources] == ["zh", "b", "c"]
     assert list(found.claims) == ["corpora"]
     assert [note.split(": ", 1)[1] for note in found.notes] == [
-        "skipped, Namespace (v1) means nothing on one machine",
+        "skipped, Namespace (v1) is not a kind of Herdsman",
         "skipped, not a manifest",
     ]
 

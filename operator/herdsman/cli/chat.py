@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from herdsman.api.v1alpha1.status import Phase
+from herdsman.cli.at_home import observe_one, open_home
 from herdsman.cli.names import title
-from herdsman.cli.observed import observe_one, open_home
 from herdsman.cli.refusals import Refused
 from herdsman.core.world import Key
 from herdsman.local.history import headline

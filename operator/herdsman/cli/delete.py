@@ -2,8 +2,8 @@
 
 import sys
 
+from herdsman.cli.at_home import observe_one, open_home
 from herdsman.cli.names import command_name, parse_kind, title
-from herdsman.cli.observed import observe_one, open_home
 from herdsman.cli.refusals import Refused
 from herdsman.cli.stop import wait_until, working
 from herdsman.cluster import Invalid

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from herdsman.api.v1alpha1.status import Status
 from herdsman.cli.json_view import JsonView, state
 from herdsman.cli.live_view import LiveView
+from herdsman.cli.manifests import checked_manifests
 from herdsman.cli.names import title
 from herdsman.cli.plain_view import PlainView
 from herdsman.cli.refusals import INTERRUPTED, REFUSED, USAGE, Refused
@@ -26,7 +26,7 @@ from herdsman.local.follow import Ending, Follower, as_asked, with_inputs
 from herdsman.local.home import DEFAULT_HOME, PYTHON_VARIABLE, Home, local_site
 from herdsman.local.lock import HomeLock
 from herdsman.local.machine import this_machine
-from herdsman.local.manifests import Manifests, load_manifests
+from herdsman.local.manifests import Manifests
 from herdsman.local.volumes import parse_volumes
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -57,20 +57,6 @@ def _check_trainer() -> None:
     if PYTHON_VARIABLE not in os.environ and find_spec("torch") is None:
         what = "this Python has no trainer: pip install 'herdsman[trainer,server]'"
         raise Refused(f"{what}, or name one that has it with {PYTHON_VARIABLE}=/path/to/python")
-
-
-def checked_manifests(paths: Sequence[Path]) -> Manifests:
-    """Return the manifests, with notes printed to stderr; raises Refused with everything that is wrong."""
-    manifests = load_manifests(paths)
-    for note in manifests.notes:
-        sys.stderr.write(f"{note}\n")
-    if manifests.problems:
-        listed = "\n".join(str(problem) for problem in manifests.problems)
-        count = len(manifests.problems)
-        raise Refused(
-            f"{count} problem{'' if count == 1 else 's'} in the manifests; nothing was applied\n{listed}", USAGE
-        )
-    return manifests
 
 
 def _apply(cluster: LocalCluster, manifests: Manifests) -> list[Key]:

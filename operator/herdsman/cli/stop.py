@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from herdsman.cli.at_home import observe_one, open_home
 from herdsman.cli.names import parse_kind, title
-from herdsman.cli.observed import observe_one, open_home
 from herdsman.cli.refusals import USAGE, Refused
 from herdsman.core.world import Key
 from herdsman.local.cluster import LocalCluster

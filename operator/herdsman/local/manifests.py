@@ -166,7 +166,7 @@ def _read_document(file: str, document: Document, found: Manifests, *, named: bo
         message, hint, field_name = problem
         found.problems.append(ManifestProblem(file, document.line_of((field_name,)), message, hint))
     else:
-        found.notes.append(f"{where}: skipped, {kind} ({api_version}) means nothing on one machine")
+        found.notes.append(f"{where}: skipped, {kind} ({api_version}) is not a kind of Herdsman")
 
 
 def _wrong_kind(api_version: Any, kind: Any) -> tuple[str, str, str] | None:
