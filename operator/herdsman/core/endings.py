@@ -34,7 +34,7 @@ class Ending:
     failure: Failure | None = None
     """None after a success."""
     artifact: Artifact | None = None
-    """After a success."""
+    """After a success; a preflight makes none."""
 
 
 def ending(job: JobFacts) -> Ending | None:
@@ -63,7 +63,7 @@ def has_fallen(pod: PodFacts) -> bool:
 def _success(job: JobFacts) -> Ending:
     ordered = sorted(job.pods, key=lambda pod: pod.index)
     artifact = next((pod.termination.artifact for pod in ordered if pod.termination and pod.termination.artifact), None)
-    if artifact is not None:
+    if artifact is not None or job.preflight:
         return Ending(Reason.SUCCEEDED, exit_code=ExitCode.DONE, artifact=artifact)
     message = f"The Job {job.name} finished, and its termination message names no artifact."
     failure = Failure(

@@ -65,6 +65,8 @@ class JobFacts:
     checkpoint: CheckpointStatus | None = None
     report: tuple[Metric, ...] = ()
     """The figures of the finished artifact's manifest."""
+    preflight: bool = False
+    """Whether it checks the inputs on a CPU and makes no artifact."""
 
 
 @dataclass(frozen=True)
