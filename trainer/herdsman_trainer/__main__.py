@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
 from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig
-from herdsman.api.v1alpha1.status import Artifact
+from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 from herdsman_trainer.launch import needs_launch, run_ranks, termination_path
 
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = _context(config)
         _stop_on_signals(context)
         artifact = run_step(config, context)
-        code, message = int(ExitCode.DONE), TerminationMessage(reason="Succeeded", artifact=artifact)
+        code = int(ExitCode.DONE)
+        message = TerminationMessage(reason="Succeeded", artifact=artifact, report=_report(config))
     except BaseException as error:  # noqa: BLE001 - every end gets an exit code and a message
         code, message = ending(error)
         sys.stderr.write(f"{error}\n" if isinstance(error, StepError) else traceback.format_exc())
@@ -65,6 +66,12 @@ def _context(config: AnyRunConfig) -> "RunContext":
     from herdsman_trainer.run_context import RunContext  # with it comes PyTorch, which a launcher does not need
 
     return RunContext(config)
+
+
+def _report(config: AnyRunConfig) -> list[Metric]:
+    from herdsman_trainer.artifacts import published_report
+
+    return published_report(config)
 
 
 def read_config(path: Path) -> AnyRunConfig:

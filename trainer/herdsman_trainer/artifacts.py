@@ -104,6 +104,15 @@ def published_artifact(config: RunConfig) -> Artifact | None:
     return manifest.artifact if manifest and manifest.owner.uid == config.owner.uid else None
 
 
+def published_report(config: RunConfig) -> list[Metric]:
+    """Return the figures of the published artifact; none where it cannot be read."""
+    try:
+        manifest = read_manifest(Path(config.workspace.path) / ARTIFACT_DIRECTORY)
+    except (BadInput, OSError):
+        return []
+    return manifest.report if manifest is not None else []
+
+
 def read_manifest(directory: Path) -> ArtifactManifest | None:
     """Return the manifest of a directory, or None for plain files; raises BadInput for a damaged manifest."""
     path = directory / MANIFEST_NAME

@@ -5,7 +5,7 @@ from enum import IntEnum
 from pydantic import Field
 
 from herdsman.api.meta import ApiModel
-from herdsman.api.v1alpha1.status import Artifact
+from herdsman.api.v1alpha1.status import Artifact, Metric
 
 MAX_TERMINATION_BYTES = 4096
 """Kubernetes keeps at most this much of a container's termination message."""
@@ -47,11 +47,16 @@ class TerminationMessage(ApiModel):
     """The checkpoint's step this attempt started from; none for a fresh start."""
     artifact: Artifact | None = None
     """The finished artifact, with exit code 0."""
+    report: list[Metric] = Field(default_factory=list)
+    """The figures of the finished artifact, the telling ones first."""
 
     def to_bytes(self) -> bytes:
-        """Serialise to at most MAX_TERMINATION_BYTES bytes of JSON, cutting the message where it is too long."""
+        """Serialise to at most MAX_TERMINATION_BYTES bytes of JSON; the report gives way first, then the message."""
         cut = self
-        while len(data := cut.model_dump_json(by_alias=True, exclude_none=True).encode()) > MAX_TERMINATION_BYTES:
+        while len(data := cut.model_dump_json(by_alias=True, exclude_defaults=True).encode()) > MAX_TERMINATION_BYTES:
+            if cut.report:
+                cut = cut.model_copy(update={"report": cut.report[:-1]})
+                continue
             over = len(data) - MAX_TERMINATION_BYTES
             if len(cut.message) <= 1:
                 return data[:MAX_TERMINATION_BYTES]
