@@ -1,6 +1,5 @@
 """Runs as real pods: the trainer's image on a real node, made and watched by the operator with a Role only."""
 
-import base64
 import json
 import subprocess
 import time
@@ -10,61 +9,18 @@ import pytest
 from e2e_cluster import kubectl
 from e2e_images import image
 from e2e_operator import API, Namespace, Operator, eventually
-from tiny import ENGLISH, tiny_sentencepiece
+from e2e_runs import SMALL, base, claim, evict, filled_claim, place, reached, training
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
-
-SMALL = {"resources": {"cpu": "100m", "memory": "1Gi"}}
-COPY = "import shutil; [shutil.copy(f'/given/{name}', '/data') for name in ('tokenizer.model', 'corpus.txt')]"
-SHAPE = {"hiddenSize": 32, "intermediateSize": 64, "layers": 2, "attentionHeads": 4}
 
 
 @pytest.fixture(scope="module")
 def namespace(crds, tmp_path_factory):
     """A namespace with a claim `data` that holds a tokenizer and a corpus."""
     made = Namespace(tmp_path_factory.mktemp("operator"))
-    tokenizer = tiny_sentencepiece(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model"
-    shape = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    made.apply(
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": shape},
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "given"},
-            "data": {"corpus.txt": ENGLISH * 20},
-            "binaryData": {"tokenizer.model": base64.b64encode(tokenizer.read_bytes()).decode()},
-        },
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fill"}, "spec": _filling()},
-    )
-    done = "--for=jsonpath={.status.phase}=Succeeded"
-    kubectl("-n", made.name, "wait", done, "pod/fill", "--timeout=110s")
+    filled_claim(made, tmp_path_factory.mktemp("tokenizer"))
     yield made
     made.delete()
-
-
-def _filling():
-    safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    container = {
-        "name": "fill",
-        "image": image("trainer"),
-        "command": ["python", "-c", COPY],
-        "securityContext": safe,
-        "volumeMounts": [{"name": "given", "mountPath": "/given"}, {"name": "data", "mountPath": "/data"}],
-    }
-    return {
-        "restartPolicy": "Never",
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "fsGroup": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [
-            {"name": "given", "configMap": {"name": "given"}},
-            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
-        ],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -77,52 +33,12 @@ def operator(namespace, tmp_path_factory):
     assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
 
 
-def base():
-    tokenizer = {"volume": {"claim": "data", "path": "."}}
-    spec = {"source": {"initialise": {"tokenizer": tokenizer, **SHAPE}}, "compute": SMALL, "workspace": _place("base")}
-    return {**API, "kind": "ModelImport", "metadata": {"name": "base"}, "spec": spec}
-
-
-def training(name, **more):
-    recipe = {
-        "blockSize": 32,
-        "batch": {"globalSequences": 4},
-        "maxSteps": 6,
-        "precision": "float32",
-        "checkpoints": {"everySteps": 2},
-        "lora": {"rank": 2},
-        **more.pop("recipe", {}),
-    }
-    spec = {
-        "model": {"modelImport": "base"},
-        "dataset": {"volume": {"claim": "data", "path": "corpus.txt"}},
-        "recipe": recipe,
-        "compute": SMALL,
-        "workspace": _place(name),
-        **more,
-    }
-    return {**API, "kind": "PretrainJob", "metadata": {"name": name}, "spec": spec}
-
-
-def _place(name):
-    return {"claim": "data", "path": f"runs/{name}"}
-
-
-def reached(namespace, operator, kind, name, phase, seconds=240):
-    def look():
-        status = namespace.status(kind, name)
-        assert status.get("phase") in (phase, None) or status["phase"] != "Failed", json.dumps(status, indent=1)
-        return status if status.get("phase") == phase else None
-
-    return eventually(look, seconds, f"{kind} {name} is not {phase}", operator.log)
-
-
 def test_a_model_is_trained_merged_and_served(namespace, operator):
     merge = {"model": {"modelImport": "base"}, "adapters": [{"pretrainJob": "zh"}], "compute": SMALL}
     server = {"model": {"loraMerge": "merged"}, "compute": SMALL}
     namespace.apply(
         {**API, "kind": "ModelServer", "metadata": {"name": "chat"}, "spec": server},
-        {**API, "kind": "LoRAMerge", "metadata": {"name": "merged"}, "spec": {**merge, "workspace": _place("merged")}},
+        {**API, "kind": "LoRAMerge", "metadata": {"name": "merged"}, "spec": {**merge, "workspace": place("merged")}},
         training("zh"),
         base(),
     )
@@ -130,6 +46,8 @@ def test_a_model_is_trained_merged_and_served(namespace, operator):
         status = reached(namespace, operator, kind, name, "Succeeded")
         assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
         assert status["artifact"]["path"] == f"runs/{name}/artifact"
+    figures = {item["name"] for item in namespace.status("pretrainjob", "zh")["report"]}
+    assert {"steps", "train_loss_last", "trainable_parameters"} <= figures
     status = reached(namespace, operator, "modelserver", "chat", "Ready")
     assert status["url"] == f"http://ms-chat.{namespace.name}.svc:8000/v1"
     answer = kubectl("get", "--raw", f"/api/v1/namespaces/{namespace.name}/services/ms-chat:8000/proxy/v1/models")
@@ -138,27 +56,76 @@ def test_a_model_is_trained_merged_and_served(namespace, operator):
 
 def test_bad_input_is_told_by_the_trainers_last_words_and_not_tried_again(namespace, operator):
     namespace.apply(training("wrong", dataset={"volume": {"claim": "data", "path": "nothing-there"}}))
-    status = eventually(
-        lambda: (found := namespace.status("pretrainjob", "wrong")).get("phase") == "Failed" and found,
-        180,
-        "it has not failed",
-        operator.log,
-    )
+    status = reached(namespace, operator, "pretrainjob", "wrong", "Failed", 180)
     assert len(status["attempts"]) == 1
     assert status["failure"]["exitCode"] == 42
     assert "nothing-there" in status["failure"]["message"]
     assert status["failure"]["hint"]
 
 
-def test_a_deleted_pod_is_an_interruption_that_costs_no_restart(namespace, operator):
-    namespace.apply(training("stopped", recipe={"maxSteps": 400, "checkpoints": {"everySteps": 5}}))
-    reached(namespace, operator, "pretrainjob", "stopped", "Running")
-    time.sleep(5)
-    kubectl("-n", namespace.name, "delete", "pod", "-l", "herdsman.dev/name=stopped", "--wait=false")
-    status = reached(namespace, operator, "pretrainjob", "stopped", "Succeeded", 300)
-    assert [attempt["counted"] for attempt in status["attempts"]] == [False, False]
-    assert status["attempts"][0]["reason"] == "Interrupted"
-    assert status["restarts"] == 0
+def test_too_little_memory_is_told_and_a_second_time_ends_it(namespace, operator):
+    little = {"resources": {"cpu": "100m", "memory": "64Mi"}}
+    namespace.apply(training("starved", compute=little))
+    status = reached(namespace, operator, "pretrainjob", "starved", "Failed", 240)
+    assert {attempt["reason"] for attempt in status["attempts"]} == {"OutOfMemory"}
+    assert len(status["attempts"]) == 2  # a third would end the same way
+    assert "compute.resources.memory" in status["failure"]["hint"]
+
+
+def test_a_full_volume_is_told_and_costs_nothing_that_was_saved(namespace, operator):
+    """The workspace's claim is of just the size of a few checkpoints; a file takes the rest of it, and goes again."""
+    namespace.apply(claim("small", "24Mi", storageClassName="sized", accessModes=["ReadWriteOnce"]))
+    recipe = {"maxSteps": 600, "checkpoints": {"everySteps": 20, "keepLast": 2}}
+    workspace = {"claim": "small", "path": "run"}
+    namespace.apply(training("fills", recipe=recipe, workspace=workspace, maxRestarts=100))
+    reached(namespace, operator, "pretrainjob", "fills", "Running")
+    pod = namespace.all("pods", "-l", "herdsman.dev/name=fills")[0]["metadata"]["name"]
+    there = ("-n", namespace.name, "exec", pod, "--", "python", "-c")
+    saved = "import glob; print(len(glob.glob('/volumes/small/run/checkpoints/step-*/manifest.json')))"
+    eventually(lambda: int(kubectl(*there, saved) or 0) > 0, 120, "no checkpoint", operator.log)
+    fill = (
+        "import os\n"
+        "with open('/volumes/small/filler', 'wb', buffering=0) as out:\n"
+        "    try:\n"
+        "        while True: out.write(b'x' * 65536)\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    assert kubectl(*there, fill).strip() == "28"
+    status = eventually(
+        lambda: (
+            (found := namespace.status("pretrainjob", "fills"))
+            and any(attempt.get("reason") == "DiskFull" for attempt in found.get("attempts", ()))
+            and found
+        ),
+        120,
+        "DiskFull is not told",
+        operator.log,
+    )
+    assert status["failure"]["reason"] == "DiskFull"
+    assert "larger" in status["failure"]["hint"] or "delete" in status["failure"]["hint"]
+
+    def room_made() -> bool:
+        pods = namespace.all("pods", "-l", "herdsman.dev/name=fills", "--field-selector=status.phase=Running")
+        if not pods:
+            return False
+        name, gone = pods[0]["metadata"]["name"], "import os; os.remove('/volumes/small/filler')"
+        command = ["kubectl", "-n", namespace.name, "exec", name, "--", "python", "-c", gone]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+    eventually(room_made, 240, "no pod to make room in", operator.log)
+    status = reached(namespace, operator, "pretrainjob", "fills", "Succeeded", 300)
+    assert status["attempts"][-1]["resumedFromStep"] > 0
+    assert "failure" not in status
+
+
+def test_two_pods_train_with_zero_2(namespace, operator):
+    compute = {**SMALL, "nodes": 2}
+    namespace.apply(training("zero", compute=compute, recipe={"deepspeed": {"zeroStage": 2}}))
+    status = reached(namespace, operator, "pretrainjob", "zero", "Succeeded", 400)
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert status["artifact"]["kind"] == "adapter"
+    names = [service["metadata"]["name"] for service in namespace.all("services", "-l", "herdsman.dev/name=zero")]
+    assert names == ["pj-zero-1"]
 
 
 def test_two_pods_train_together_and_one_eviction_interrupts_both(namespace, operator):
@@ -169,11 +136,7 @@ def test_two_pods_train_together_and_one_eviction_interrupts_both(namespace, ope
     pods = namespace.all("pods", "-l", "herdsman.dev/name=pair")
     assert sorted(pod["spec"]["hostname"] for pod in pods) == ["pj-pair-1-0", "pj-pair-1-1"]
     time.sleep(10)
-    name = pods[1]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace.name}}
-    path = f"/api/v1/namespaces/{namespace.name}/pods/{name}/eviction"
-    command = ["kubectl", "create", "--raw", path, "-f", "-"]
-    subprocess.run(command, input=json.dumps(eviction), text=True, check=True, capture_output=True, timeout=30)
+    evict(namespace, pods[1]["metadata"]["name"])
     status = reached(namespace, operator, "pretrainjob", "pair", "Succeeded", 400)
     assert [(attempt["reason"], attempt["counted"]) for attempt in status["attempts"]] == [
         ("Interrupted", False),
