@@ -21,6 +21,7 @@ OUTCOMES = [
     ("stopped after saving", {"exit_code": 75, "termination": said("Interrupted", "x")}, "Interrupted", False, False),
     ("a temporary fault", {"exit_code": 75, "termination": said("Temporary", "x")}, "Temporary", True, False),
     ("a full disk", {"exit_code": 75, "termination": said("DiskFull", "x")}, "DiskFull", True, False),
+    ("nothing moved", {"exit_code": 75, "termination": said("Stalled", "x")}, "Stalled", True, False),
     ("75 without a word", {"exit_code": 75}, "Temporary", True, False),
     ("killed by the platform for memory", {"exit_code": 137, "reason": "OOMKilled"}, "OutOfMemory", True, False),
     ("killed by signal 9", {"exit_code": -9}, "OutOfMemory", True, False),

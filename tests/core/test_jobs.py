@@ -95,6 +95,14 @@ def test_only_several_nodes_get_a_service_by_which_they_find_the_first():
 
 
 def test_every_pod_meets_the_restricted_standard():
+def test_the_trainer_is_told_how_long_it_may_stand_still():
+    def told(resource):
+        return json.loads(children(resource)["ConfigMap"]["data"]["job.json"])["stallSeconds"]
+
+    assert told(pretrain_job()) == 1800
+    assert told(pretrain_job(stallSeconds=90)) == 90
+
+
     spec = pod(pretrain_job())
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

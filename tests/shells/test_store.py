@@ -67,7 +67,9 @@ def test_a_default_written_out_is_no_change(store, spec):
     assert store.read(KEY).metadata.generation == 1
 
 
-@pytest.mark.parametrize("spec", [{"suspend": True}, {"maxRestarts": 9}, {"ttlSecondsAfterFinished": 60}], ids=str)
+@pytest.mark.parametrize(
+    "spec", [{"suspend": True}, {"maxRestarts": 9}, {"stallSeconds": 600}, {"ttlSecondsAfterFinished": 60}], ids=str
+)
 def test_a_mutable_field_bumps_the_generation(store, spec):
     uid = apply(store, job())[0].manifest["metadata"]["uid"]
     (application,) = apply(store, job(**spec))

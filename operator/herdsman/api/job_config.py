@@ -63,7 +63,9 @@ class RunConfig(ApiModel):
     workspace: WorkspaceDir
     launch: Launch = Field(default_factory=Launch)
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """The port of /metrics; 0 serves none."""
+    """The port of /metrics and /progress; 0 serves none."""
+    stall_seconds: float | None = Field(default=None, gt=0)
+    """Seconds without any progress after which the process ends itself as Stalled; None never."""
     verify_inputs: Literal["Sizes", "Digests"] = "Sizes"
     """How input artifacts are checked against their manifests before the work starts."""
 

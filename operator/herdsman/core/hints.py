@@ -13,6 +13,8 @@ _HINTS: dict[Reason, str] = {
     Reason.INTERRUPTED: "Nothing: the next attempt goes on from the newest checkpoint.",
     Reason.KILLED: "Nothing: the next attempt goes on from the newest checkpoint.",
     Reason.LOST: "Nothing: the next attempt goes on from the newest checkpoint.",
+    Reason.STALLED: "The end of its log has the stacks of all threads: look for a volume, a device or another process "
+    "that does not answer. If the work is only slow, raise spec.stallSeconds.",
     Reason.CRASHED: "Read the end of its log: herdsman logs KIND NAME.",
     Reason.CHECKPOINT_LOST: "Bring the checkpoints back, or delete the resource with its workspace and start anew.",
     Reason.CHECKSUM_MISMATCH: "Fetch the file again, or correct the digest in the manifest if the new file is meant.",

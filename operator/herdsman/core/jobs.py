@@ -13,6 +13,7 @@ from herdsman.api.exit_codes import PERMANENT
 from herdsman.api.job_config import Launch, Owner, RunConfig, WorkspaceDir
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.compute import Compute, RunPolicy
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core import names, pods
 from herdsman.core.plan_types import Manifest
@@ -36,6 +37,7 @@ class Frame:
     workspace: WorkspaceDir
     launch: Launch
     metrics_port: int
+    stall_seconds: int
 
     def members(self) -> dict[str, Any]:
         """Return the members of RunConfig."""
@@ -57,6 +59,7 @@ class AttemptOptions:
 def frame(resource: AnyResource, compute: Compute, target: WritePath, attempt: int, site: Site) -> Frame:
     """Return the frame of one attempt."""
     meta = resource.metadata
+    assert not isinstance(resource, ModelServer), "a server has no attempts"
     root = site.mount(target.claim)
     address, port = site.rendezvous(names.job(resource.kind, meta.name, attempt))
     return Frame(
@@ -76,6 +79,7 @@ def frame(resource: AnyResource, compute: Compute, target: WritePath, attempt: i
         ),
         metrics_port=site.metrics_port,
     )
+        stall_seconds=resource.spec.stall_seconds,
 
 
 def config_map(resource: AnyResource, name: str, config: ApiModel, labels: dict[str, str]) -> Manifest:

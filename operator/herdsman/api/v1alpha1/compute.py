@@ -128,5 +128,8 @@ class RunPolicy(ApiModel):
     """Seconds the run may work in all before it fails."""
     max_restarts: int = Field(default=3, ge=0, le=100, json_schema_extra=MUTABLE)
     """Restarts after faults; evictions and interruptions do not count."""
+    stall_seconds: int = Field(default=1800, ge=60, le=86400, json_schema_extra=MUTABLE)
+    """Seconds without any progress, even a micro-batch or a piece of a file, after which the attempt is ended as
+    Stalled and made again; a change holds from the next attempt on."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31536000, json_schema_extra=MUTABLE)
     """Seconds after the end when the pods and their logs are removed."""

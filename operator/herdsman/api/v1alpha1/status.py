@@ -100,6 +100,8 @@ class Reason(StrEnum):
     """The process was killed, most likely for want of memory."""
     KILLED = "Killed"
     """The process was killed from outside."""
+    STALLED = "Stalled"
+    """Nothing moved for spec.stallSeconds: a collective, a volume or a device that does not answer."""
     CRASHED = "Crashed"
     """The process ended in a way Herdsman does not know."""
     LOST = "Lost"
