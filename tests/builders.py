@@ -18,7 +18,7 @@ from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.registry import KINDS, AnyResource
 from herdsman.api.v1alpha1.sft_job import SFTJob
-from herdsman.api.v1alpha1.status import Artifact, Failure, Phase, Progress, Status
+from herdsman.api.v1alpha1.status import Artifact, Attempt, Failure, Phase, Progress, Status
 from herdsman.api.v1alpha1.tokenizer_merge import TokenizerMerge
 from herdsman.core import names, references
 from herdsman.core.site import Site
@@ -166,6 +166,12 @@ def _condition(kind: str, status: str, reason: str, message: str, generation: in
         observed_generation=generation,
         last_transition_time=NOW,
     )
+
+
+def checked(of: Any) -> Any:
+    """The training after its preflight, which was its first attempt."""
+    passed = Attempt(number=1, started=NOW, ended=NOW, exit_code=0, reason="Succeeded", counted=False, preflight=True)
+    return with_status(of, Status(attempts=[passed]))
 
 
 def finished(of: Any, **fields: Any) -> Any:

@@ -34,23 +34,28 @@ class Cluster:
         self.stale = {}
         self.made = []
         """Names of Jobs in the order in which they were made."""
+        self.checked = False
+        """Whether a preflight has succeeded."""
 
     def reconcile(self, *, stale=False):
         seen = world(BASE, jobs=(self.stale if stale else self.jobs).values(), now=self.now)
         planned = plan(self.resource, seen, CLUSTER)
         for child in planned.children:
             if child["kind"] == "Job":
-                self._apply(child["metadata"]["name"], planned.attempt, child["spec"].get("suspend", False))
+                self._apply(child, planned.attempt)
         self.resource = with_status(self.resource, status(self.resource, planned, seen))
         self.stale = dict(self.jobs)
 
-    def _apply(self, name, attempt, suspend):
+    def _apply(self, child, attempt):
+        name, suspend = child["metadata"]["name"], child["spec"].get("suspend", False)
+        preflight = "herdsman.dev/preflight" in child["metadata"]["labels"]
         old = self.jobs.get(name)
         if old is None:
             self.made.append(name)
         if old is None or old.state in ("Pending", "Running", "Suspended"):
             state = "Suspended" if suspend else "Pending" if old is None or old.state == "Suspended" else old.state
-            self.jobs[name] = JobFacts(name, attempt, state, started=old.started if old else None)
+            started = old.started if old else None
+            self.jobs[name] = JobFacts(name, attempt, state, started=started, preflight=preflight)
 
     def living(self):
         return [job for job in self.jobs.values() if job.state not in ("Complete", "Failed")]
@@ -62,7 +67,8 @@ class Cluster:
                 pods = (pod(job.name, phase="Failed", ended=self.now, **ENDS[event]),)
                 self._put(job, "Failed", pods, ended=self.now)
             elif event == "finish":
-                words = said("Succeeded", artifact=artifact(self.resource))
+                self.checked = self.checked or job.preflight
+                words = said("Succeeded", artifact=None if job.preflight else artifact(self.resource))
                 self._put(job, "Complete", (pod(job.name, exit_code=0, termination=words),), ended=self.now)
             elif event == "start" and job.state == "Pending":
                 self._put(job, "Running", (), started=self.now)
@@ -78,13 +84,13 @@ class Cluster:
 
     def _put(self, job, state, pods, **times):
         known = {"started": job.started, "ended": job.ended, **times}
-        self.jobs[job.name] = JobFacts(job.name, job.attempt, state, pods=pods, **known)
+        self.jobs[job.name] = JobFacts(job.name, job.attempt, state, pods=pods, preflight=job.preflight, **known)
 
 
 @settings(max_examples=150)
-@given(st.lists(st.sampled_from(EVENTS), max_size=25), st.sampled_from([None, 900]))
-def test_after_every_step_of_any_history(events, deadline):
-    spec = {} if deadline is None else {"activeDeadlineSeconds": deadline}
+@given(st.lists(st.sampled_from(EVENTS), max_size=25), st.sampled_from([None, 900]), st.sampled_from([0, 4]))
+def test_after_every_step_of_any_history(events, deadline, gpus):
+    spec = {"compute": {"gpusPerNode": gpus}} | ({} if deadline is None else {"activeDeadlineSeconds": deadline})
     cluster = Cluster(pretrain_job("zh", maxRestarts=2, **spec))
     cluster.reconcile()
     highest, end = 0, None
@@ -101,6 +107,7 @@ def test_after_every_step_of_any_history(events, deadline):
         assert numbers == sorted(set(numbers)), "attempts are numbered upwards"
         assert max(numbers, default=0) >= highest, "the number of the last attempt never goes down"
         highest = max(numbers, default=0)
+        assert cluster.checked or not gpus or all(job.preflight for job in cluster.jobs.values()), "GPUs come second"
         assert told.restarts <= cluster.resource.spec.max_restarts, "restarts stay within maxRestarts"
         if end is not None:
             assert (told.phase, told.artifact, told.attempts, told.failure) == end, "an end is an end"

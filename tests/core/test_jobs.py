@@ -8,6 +8,7 @@ from builders import (
     CLUSTER,
     LAPTOP,
     NOW,
+    checked,
     finished,
     job,
     later,
@@ -94,7 +95,6 @@ def test_only_several_nodes_get_a_service_by_which_they_find_the_first():
     assert made["Job"]["spec"]["template"]["spec"]["subdomain"] == "pj-zh-1"
 
 
-def test_every_pod_meets_the_restricted_standard():
 def test_the_trainer_is_told_how_long_it_may_stand_still():
     def told(resource):
         return json.loads(children(resource)["ConfigMap"]["data"]["job.json"])["stallSeconds"]
@@ -103,6 +103,7 @@ def test_the_trainer_is_told_how_long_it_may_stand_still():
     assert told(pretrain_job(stallSeconds=90)) == 90
 
 
+def test_every_pod_meets_the_restricted_standard():
     spec = pod(pretrain_job())
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -159,7 +160,7 @@ def test_dollars_in_arguments_are_not_expanded():
 
 def test_resources_are_requested_and_only_memory_and_gpus_limited():
     asked = {"gpusPerNode": 8, "resources": {"cpu": "32", "memory": "400Gi", "ephemeralStorage": "10Gi"}}
-    resources = container(pretrain_job(compute=asked))["resources"]
+    resources = container(checked(pretrain_job(compute=asked)))["resources"]
     assert resources["requests"] == {
         "cpu": "32",
         "memory": "400Gi",

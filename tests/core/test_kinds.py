@@ -6,6 +6,7 @@ import pytest
 
 from builders import (
     CLUSTER,
+    checked,
     digest,
     finished,
     lora_merge,
@@ -87,7 +88,7 @@ def test_a_training_gets_every_field_of_its_recipe():
 
 
 def test_on_gpus_the_presets_numbers_hold():
-    read = config(pretrain_job(compute={"gpusPerNode": 2}))
+    read = config(checked(pretrain_job(compute={"gpusPerNode": 2})))
     assert (read.device, read.recipe.precision, read.recipe.gradient_checkpointing) == ("cuda", "fp16", True)
     assert read.deepspeed.zero_stage == 2
     assert read.launch.processes_per_node == 2

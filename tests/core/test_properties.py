@@ -1,6 +1,7 @@
 """Properties of planning and reporting, over arbitrary worlds."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from builders import (
 from herdsman.api.v1alpha1.status import CheckpointStatus, Progress
 from herdsman.core.endings import ending
 from herdsman.core.plan import plan
+from herdsman.core.preflight import is_due
 from herdsman.core.status import status
 from herdsman.core.world import Key, ServerFacts, World, WritePath
 
@@ -39,7 +41,11 @@ def resources(draw):
     if chosen.kind == "ModelServer":
         return with_spec(chosen, replicas=draw(st.integers(0, 3)))
     compute = chosen.spec.compute.model_copy(
-        update={"nodes": draw(st.integers(1, 3)), "queue_name": draw(st.sampled_from([None, "queue"]))}
+        update={
+            "nodes": draw(st.integers(1, 2)),
+            "gpus_per_node": draw(st.sampled_from([0, 2])),
+            "queue_name": draw(st.sampled_from([None, "queue"])),
+        }
     )
     changed = with_spec(
         chosen,
@@ -62,8 +68,12 @@ SAYS = [None, "OOMKilled", "Lost", "Unschedulable", "ImagePullBackOff", "Queued"
 
 @st.composite
 def jobs_of(draw, resource):
-    """Up to three attempts: all but the last one ended, the last one in any state."""
+    """Up to three attempts, the first perhaps preflights: all but the last have ended, the last is in any state."""
     found = [ended(resource, draw(st.sampled_from(ENDS)), attempt) for attempt in range(1, draw(st.integers(0, 3)))]
+    checks = draw(st.integers(0, 3)) if is_due(resource, (), CLUSTER) else 0
+    if checks and draw(st.booleans()):
+        checks = len(found) + 1
+        found.append(job(resource, checks, "Complete"))
     if draw(st.booleans()):
         last = pod(
             "p",
@@ -75,7 +85,7 @@ def jobs_of(draw, resource):
         facts = {"progress": Progress(percent=5, step=10), "checkpoint": CheckpointStatus(step=10)}
         state = draw(st.sampled_from(["Pending", "Running", "Suspended", "Failed"]))
         found.append(job(resource, len(found) + 1, state, pods=(last,), **draw(st.sampled_from([{}, facts]))))
-    return found
+    return [replace(entry, preflight=entry.attempt <= checks) for entry in found]
 
 
 CLAIMS = [

@@ -92,6 +92,15 @@ class TokenizerMergeConfig(RunConfig):
     sample: Input | None = None
 
 
+class Preflight(ApiModel):
+    """The training that a preflight prepares: its inputs are checked and its data made ready on a CPU."""
+
+    device: Literal["cpu", "cuda"]
+    """Where it will train."""
+    world_size: int = Field(ge=1)
+    """Its processes in all."""
+
+
 class TrainingConfig(RunConfig):
     """What both kinds of training have."""
 
@@ -103,6 +112,8 @@ class TrainingConfig(RunConfig):
     device: Literal["cpu", "cuda"] = "cpu"
     deepspeed: DeepSpeed | None = None
     """None or stage 0: plain data parallelism."""
+    preflight: Preflight | None = None
+    """Only check and prepare, and end without an artifact; None trains."""
 
 
 class PretrainConfig(TrainingConfig):

@@ -52,6 +52,8 @@ def delay(attempts: Sequence[Attempt], *, local: bool) -> float:
     """
     if not attempts:
         return 0.0
+    if attempts[-1].reason == Reason.SUCCEEDED:  # a preflight, which the training follows
+        return 0.0
     if attempts[-1].counted:
         exponent = sum(attempt.counted for attempt in attempts) - (2 if local else 1)
     else:
@@ -65,8 +67,12 @@ def _record(job: JobFacts, old: Attempt | None, end: Ending | None, status: Stat
     said = next((pod.termination for pod in job.pods if pod.termination), None)
     if said is not None and said.resumed_from_step is not None:
         resumed = said.resumed_from_step
+    if job.preflight:  # it goes on from nothing
+        resumed = None
     if end is None:
-        return Attempt(number=job.attempt, started=started, counted=False, resumed_from_step=resumed)
+        return Attempt(
+            number=job.attempt, started=started, counted=False, preflight=job.preflight, resumed_from_step=resumed
+        )
     times = [pod.ended for pod in job.pods if pod.ended is not None]
     return Attempt(
         number=job.attempt,
@@ -75,14 +81,19 @@ def _record(job: JobFacts, old: Attempt | None, end: Ending | None, status: Stat
         exit_code=end.exit_code,
         reason=end.reason.value,
         counted=end.counted,
+        preflight=job.preflight,
         resumed_from_step=resumed,
     )
 
 
 def _kept(attempts: list[Attempt]) -> tuple[Attempt, ...]:
-    """Drop the oldest uncounted attempts, then the oldest ones, beyond what the status holds; never the last one."""
+    """Drop the oldest uncounted attempts, then the oldest ones, beyond what the status holds.
+
+    Never the last one, and never the preflight that succeeded.
+    """
     surplus = max(0, len(attempts) - MAX_KEPT)
-    droppable = sorted(attempts[:-1], key=lambda attempt: (attempt.counted, attempt.number))
+    loose = [attempt for attempt in attempts[:-1] if attempt.reason != Reason.SUCCEEDED]
+    droppable = sorted(loose, key=lambda attempt: (attempt.counted, attempt.number))
     dropped = {attempt.number for attempt in droppable[:surplus]}
     return tuple(attempt for attempt in attempts if attempt.number not in dropped)
 
@@ -92,7 +103,7 @@ def _quick_interruptions(attempts: Sequence[Attempt]) -> int:
     count = 0
     for attempt in reversed(attempts):
         short = attempt.ended and attempt.started and attempt.ended - attempt.started < QUICK
-        if attempt.counted or not short:
+        if attempt.counted or attempt.reason == Reason.SUCCEEDED or not short:
             break
         count += 1
     return count

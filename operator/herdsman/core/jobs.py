@@ -15,7 +15,7 @@ from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.compute import Compute, RunPolicy
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
-from herdsman.core import names, pods
+from herdsman.core import names, pods, preflight
 from herdsman.core.plan_types import Manifest
 from herdsman.core.site import Site
 from herdsman.core.world import WritePath
@@ -54,12 +54,13 @@ class AttemptOptions:
     seconds_left: float | None = None
     """What the attempts before have left of activeDeadlineSeconds; None without a deadline."""
     checkpoint_bytes: int = 0
+    preflight: bool = False
 
 
 def frame(resource: AnyResource, compute: Compute, target: WritePath, attempt: int, site: Site) -> Frame:
     """Return the frame of one attempt."""
-    meta = resource.metadata
     assert not isinstance(resource, ModelServer), "a server has no attempts"
+    meta = resource.metadata
     root = site.mount(target.claim)
     address, port = site.rendezvous(names.job(resource.kind, meta.name, attempt))
     return Frame(
@@ -78,8 +79,8 @@ def frame(resource: AnyResource, compute: Compute, target: WritePath, attempt: i
             master_port=port,
         ),
         metrics_port=site.metrics_port,
-    )
         stall_seconds=resource.spec.stall_seconds,
+    )
 
 
 def config_map(resource: AnyResource, name: str, config: ApiModel, labels: dict[str, str]) -> Manifest:
@@ -94,7 +95,7 @@ def attempt_manifests(
 ) -> list[Manifest]:
     """Return the ConfigMap, the headless Service of several nodes, and the Job of one attempt."""
     name = names.job(resource.kind, resource.metadata.name, config.attempt)
-    labels = names.labels(resource, config.attempt)
+    labels = names.labels(resource, config.attempt, preflight=options.preflight)
     settings = {**config_map(resource, name, config, labels), "immutable": True}
     marks = {**labels, **queue_label(policy.compute)}
     job = {
@@ -159,6 +160,8 @@ def _job_spec(
     pod["restartPolicy"] = "Never"
     if compute.nodes > 1:
         pod["subdomain"] = name
+    if options.preflight:
+        pod["affinity"] = preflight.NEAR_GPUS
     spec: dict[str, Any] = {
         "completionMode": "Indexed",
         "completions": compute.nodes,

@@ -10,6 +10,7 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_KIND = "herdsman.dev/kind"
 LABEL_NAME = "herdsman.dev/name"
 LABEL_ATTEMPT = "herdsman.dev/attempt"
+LABEL_PREFLIGHT = "herdsman.dev/preflight"
 MANAGED_BY = "herdsman"
 
 
@@ -33,11 +34,15 @@ def default_path(kind: str, name: str) -> str:
     return f"{KINDS[kind].plural}/{name}"
 
 
-def labels(resource: AnyResource, attempt: int | None = None) -> dict[str, str]:
+def labels(resource: AnyResource, attempt: int | None = None, *, preflight: bool = False) -> dict[str, str]:
     """Return the labels of a child, by which shells find the parent again."""
     found = {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_KIND: resource.kind,
         LABEL_NAME: resource.metadata.name,
     }
-    return found if attempt is None else {**found, LABEL_ATTEMPT: str(attempt)}
+    if attempt is not None:
+        found[LABEL_ATTEMPT] = str(attempt)
+    if preflight:
+        found[LABEL_PREFLIGHT] = "true"
+    return found

@@ -10,7 +10,7 @@ from dataclasses import replace
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
-from herdsman.core import conditions, volumes
+from herdsman.core import conditions, preflight, volumes
 from herdsman.core.attempts import seconds_worked
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
@@ -51,6 +51,8 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
     overdue = run.state is RunState.FAILED and run.job is not None and run.job.state not in ("Complete", "Failed")
     if run.state is RunState.FAILED and not overdue:
         return replace(base, attempt=run.number)
+    checks = run.planned.preflight if run.planned is not None else preflight.is_due(resource, run.attempts, site)
+    base = replace(base, preflight=checks)
 
     inputs = resolve(resource, rules.needs(resource), world, site)
     missing = volumes.own_claim_missing(spec.workspace, world, site)
@@ -75,17 +77,22 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
         return replace(base, not_before=not_before, requeue_after=wait)
 
     assert rules.config is not None
-    config = rules.config(resource, frame(resource, spec.compute, target, run.number, site), inputs, site)
+    compute = preflight.on_cpu(spec.compute) if checks else spec.compute
+    config = rules.config(resource, frame(resource, compute, target, run.number, site), inputs, site)
     deadline = spec.active_deadline_seconds
     ended = [attempt for attempt in run.attempts if attempt.number < run.number]
     options = AttemptOptions(
         reads=_claims(inputs),
         suspend=spec.suspend or overdue,
         seconds_left=None if deadline is None else deadline - seconds_worked(ended),
-        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_bytes=0 if checks else checkpoint_bytes,
+        preflight=checks,
     )
+    if checks:
+        config = preflight.config_of(config, spec.compute)
+    policy = spec.model_copy(update={"compute": compute})
     claim = volumes.claim_manifest(resource, spec.workspace, spec.compute.nodes, owner_references(resource))
-    children = [*([claim] if claim is not None else []), *attempt_manifests(resource, spec, config, options, site)]
+    children = [*([claim] if claim is not None else []), *attempt_manifests(resource, policy, config, options, site)]
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
     left = seconds_left(resource, run, world.now)

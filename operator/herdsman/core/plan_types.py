@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from herdsman.api.v1alpha1.status import Estimate, Reason
+from herdsman.core.world import Key
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object as a plain dict: apiVersion, kind, metadata, spec or data."""
@@ -36,11 +37,15 @@ class Plan:
     with it; the resource itself is not Failed for good (docs/decisions/0004)."""
     attempt: int | None = None
     """The attempt the children belong to."""
+    preflight: bool = False
+    """Whether the living or the next attempt is a preflight."""
     estimate: Estimate | None = None
     """What the run will need."""
     not_before: datetime | None = None
     """When the next attempt may start, after a fault."""
     expired: tuple[str, ...] = ()
     """Names of Jobs of a finished run that ttlSecondsAfterFinished has run out for: to be deleted with their pods."""
+    unwanted: tuple[Key, ...] = ()
+    """Optional children that the spec does not ask for, or no longer: deleted where they exist and are its own."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

@@ -67,11 +67,12 @@ def _progressing(plan: Plan, run: Run, suspend: bool, queue: str | None) -> Find
     if plan.not_before is not None:
         when = plan.not_before.strftime("%Y-%m-%dT%H:%M:%SZ")
         return Finding("False", Reason.RESTARTING, f"Attempt {run.number} starts at {when}.{_because(run)}")
-    return Finding("True", Reason.STARTING, f"Attempt {run.number} is being started.{_because(run)}")
+    return _starting(run, preflight=plan.preflight)
 
 
 def _living(run: Run, suspend: bool, queue: str | None) -> Finding:
     state = run.job.state if run.job is not None else "Pending"
+    preflight = run.planned is not None and run.planned.preflight
     if state == "Suspended":
         if suspend:
             return Finding("False", Reason.SUSPENDED, f"Attempt {run.number} is stopped while spec.suspend is true.")
@@ -79,10 +80,19 @@ def _living(run: Run, suspend: bool, queue: str | None) -> Finding:
         return Finding("False", Reason.QUEUED, f"Attempt {run.number} waits {where}.")
     if state == "Running":
         more = ", and stops after saving, because spec.suspend is true" if suspend else ""
-        return Finding("True", Reason.RUNNING, f"Attempt {run.number} works{more}.{_because(run)}")
+        does = _CHECKS if preflight else "works"
+        return Finding("True", Reason.RUNNING, f"Attempt {run.number} {does}{more}.{_because(run)}")
     if run.failure is not None and run.failure.exit_code is None and run.failure.reason in _HINDERING:
         return Finding("False", Reason(run.failure.reason), run.failure.message)
-    return Finding("True", Reason.STARTING, f"Attempt {run.number} is being started.{_because(run)}")
+    return _starting(run, preflight=preflight)
+
+
+def _starting(run: Run, *, preflight: bool) -> Finding:
+    then = f"; it {_CHECKS}" if preflight else ""
+    return Finding("True", Reason.STARTING, f"Attempt {run.number} is being started{then}.{_because(run)}")
+
+
+_CHECKS = "checks the inputs and tokenises the data on a CPU, before any GPU is taken"
 
 
 _HINDERING = frozenset(
@@ -100,7 +110,10 @@ _HINDERING = frozenset(
 def _because(run: Run) -> str:
     """Return why there is more than one attempt."""
     ended = [attempt for attempt in run.attempts if attempt.ended is not None and attempt.number < run.number]
-    return f" The one before ended: {ended[-1].reason}." if ended else ""
+    if not ended:
+        return ""
+    checked = ended[-1].preflight and ended[-1].reason == Reason.SUCCEEDED
+    return " The inputs are checked." if checked else f" The one before ended: {ended[-1].reason}."
 
 
 def _complete(run: Run, failed: Finding) -> Finding:

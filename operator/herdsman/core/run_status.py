@@ -25,7 +25,7 @@ class RunState(StrEnum):
     LIVE = "Live"
     """An attempt is made or works."""
     RETRY = "Retry"
-    """The last attempt ended, and another one follows."""
+    """The last attempt ended, and another one follows: after a fault, or after a preflight."""
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -44,6 +44,11 @@ class Run:
     failure: Failure | None = None
     """Why the last attempt ended or the run failed; None when nothing is wrong."""
     artifact: Artifact | None = None
+
+    @property
+    def planned(self) -> Attempt | None:
+        """The record of the attempt `number`; None where it has not been made."""
+        return next((attempt for attempt in self.attempts if attempt.number == self.number), None)
 
     @property
     def restarts(self) -> int:
@@ -76,12 +81,15 @@ def judge(resource: AnyResource, world: World) -> Run:
         recovered = job is not None and job.state == "Running"
         return Run(RunState.LIVE, attempts, last.number, job, trouble(job) or (None if recovered else _known(status)))
     end = endings.get(last.number)
-    if last.reason == Reason.SUCCEEDED:
-        artifact = end.artifact if end is not None else status.artifact
+    done = last.reason == Reason.SUCCEEDED
+    artifact = end.artifact if end is not None else status.artifact
+    if done and (artifact is not None or not last.preflight):  # a preflight may find that all was done before
         return Run(RunState.SUCCEEDED, attempts, last.number, job, None, artifact)
-    cause = (end.failure if end is not None else None) or _known(status) or _from_record(resource, last)
     if deadline is not None and seconds_worked(attempts) > deadline:
         return Run(RunState.FAILED, attempts, last.number, job, deadline_failure(_name(resource)))
+    if done:
+        return Run(RunState.RETRY, attempts, last.number + 1, job)
+    cause = (end.failure if end is not None else None) or _known(status) or _from_record(resource, last)
     if (final := _final(resource.spec.max_restarts, attempts, world, end, cause)) is not None:
         return Run(RunState.FAILED, attempts, last.number, job, final)
     return Run(RunState.RETRY, attempts, last.number + 1, job, cause)

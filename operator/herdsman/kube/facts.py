@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from herdsman.api.v1alpha1.status import CheckpointStatus, Progress
-from herdsman.core.names import LABEL_ATTEMPT
+from herdsman.core.names import LABEL_ATTEMPT, LABEL_PREFLIGHT
 from herdsman.core.serving import GENERATION
 from herdsman.core.world import JobFacts, PodFacts, ServerFacts, VolumeFacts
 from herdsman.kube.pod_facts import MAX_MESSAGE, Body, Cause, deletion_asked, is_over, moment, pod_facts
@@ -53,6 +53,7 @@ def job_facts(
     base = JobFacts(
         name=job["metadata"]["name"],
         attempt=attempt_of(job),
+        preflight=is_preflight(job),
         state=state,
         pods=facts,
         started=started or (since if final else None),
@@ -76,6 +77,11 @@ def attempt_of(body: Body) -> int:
     """Return the attempt an object belongs to; 0 where it does not say."""
     number = (body["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, "")
     return int(number) if number.isdigit() else 0
+
+
+def is_preflight(body: Body) -> bool:
+    """Whether an object belongs to an attempt that only checks the inputs."""
+    return LABEL_PREFLIGHT in (body["metadata"].get("labels") or {})
 
 
 def is_finished(job: Body) -> bool:

@@ -7,7 +7,7 @@ from herdsman.api.v1alpha1.registry import KINDS, AnyResource
 from herdsman.core import names, references
 from herdsman.core.world import JobFacts, Key, PodFacts, ServerFacts
 from herdsman.kube.cache import ResourceKey, controller_uid
-from herdsman.kube.facts import attempt_of, is_finished, job_facts, pods_are_known, server_facts
+from herdsman.kube.facts import attempt_of, is_finished, is_preflight, job_facts, pods_are_known, server_facts
 from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
@@ -93,7 +93,8 @@ class Observer:
         if refusal is None or refusal.job is None:
             return None
         name, cause = refusal.job["metadata"]["name"], refusal.cause
-        return JobFacts(name, attempt_of(refusal.job), reason=cause.reason, message=cause.message)
+        attempt, checks = attempt_of(refusal.job), is_preflight(refusal.job)
+        return JobFacts(name, attempt, reason=cause.reason, message=cause.message, preflight=checks)
 
     def server(self) -> ServerFacts | None:
         """Return the Deployment of a ModelServer; None for other kinds and where there is none."""

@@ -219,6 +219,8 @@ class Attempt(ApiModel):
     """How it ended."""
     counted: bool = True
     """Whether it counts against maxRestarts."""
+    preflight: bool = False
+    """Whether it only checks the inputs and makes the data ready, on a CPU, before any GPU is taken."""
     resumed_from_step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """The checkpoint it continued from."""
 
