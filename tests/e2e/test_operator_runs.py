@@ -28,6 +28,7 @@ def operator(namespace, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "operator.log"
     images = ["--trainer-image", image("trainer"), "--server-image", image("server")]
     running = Operator(namespace, log, *images).ready()
+    namespace.apply(base())
     yield running
     running.stop()
     assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
@@ -40,7 +41,6 @@ def test_a_model_is_trained_merged_and_served(namespace, operator):
         {**API, "kind": "ModelServer", "metadata": {"name": "chat"}, "spec": server},
         {**API, "kind": "LoRAMerge", "metadata": {"name": "merged"}, "spec": {**merge, "workspace": place("merged")}},
         training("zh"),
-        base(),
     )
     for kind, name in (("modelimport", "base"), ("pretrainjob", "zh"), ("loramerge", "merged")):
         status = reached(namespace, operator, kind, name, "Succeeded")
