@@ -4,11 +4,13 @@ import errno
 import itertools
 import os
 import shutil
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from herdsman.api.v1alpha1.status import CheckpointStatus
 from herdsman_trainer.checkpoint_manifest import MANIFEST, name_of, verify
 from herdsman_trainer.checkpoints import CheckpointStore, Identity
 from herdsman_trainer.distributed import Processes
@@ -188,48 +190,120 @@ def test_a_save_may_be_killed_at_any_moment(tmp_path, keep_last):
     assert len(ends) > 10
 
 
-def no_space(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space(_):
+    raise AssertionError("nothing may be written")
 
 
-def test_without_free_space_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
+def free(monkeypatch, *sizes):
+    """Let the volume have so many bytes free whenever it is asked; the last one holds."""
+    asked = iter(sizes)
+    last = [sizes[-1]]
+
+    def statvfs(_):
+        last[0] = next(asked, last[0])
+        return SimpleNamespace(f_bavail=last[0], f_frsize=1, f_blocks=10**6)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+
+
+def test_without_free_space_nothing_is_touched_and_both_figures_are_told(tmp_path, monkeypatch):
     save(store(tmp_path, keep_last=3), 1, 2, 3)
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=1199))
-    with pytest.raises(Temporary, match="no space left") as full:
-        save(store(tmp_path, keep_last=3), 4)
-    assert full.value.reason == "DiskFull"
-    assert full.value.exit_code == 75
-    assert names(tmp_path) == [name_of(3)]
+    before = (tmp_path / "checkpoints" / name_of(3)).stat().st_mtime_ns
+    free(monkeypatch, 2**20)
+    with pytest.raises(Temporary) as full:
+        store(tmp_path, keep_last=3).save(4, no_space, need_bytes=2**30, notes={})
+    error = full.value
+    assert (error.reason, error.exit_code, error.file) == ("DiskFull", 75, str(tmp_path / "checkpoints"))
+    assert error.message == (
+        "The volume has no space left for a checkpoint of 1.0 GiB: 1.2 GiB are needed with a margin, "
+        "and 1.0 MiB are free."
+    )
+    assert "keepLast" in error.hint
+    assert names(tmp_path) == [name_of(1), name_of(2), name_of(3)]
+    assert (tmp_path / "checkpoints" / name_of(3)).stat().st_mtime_ns == before
     assert newest_step(tmp_path) == 3
 
 
-def test_space_that_pruning_frees_is_enough_for_a_second_try(tmp_path, monkeypatch):
+def test_a_volume_that_does_not_tell_its_free_space_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1, f_blocks=0))
+    save(store(tmp_path), 1)
+    assert newest_step(tmp_path) == 1
+
+
+def test_older_checkpoints_give_way_where_that_is_enough(tmp_path, monkeypatch):
     save(store(tmp_path, keep_last=3), 1, 2, 3)
-    free = iter([1199, 1200])
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=next(free)))
+    free(monkeypatch, 1199)
     save(store(tmp_path, keep_last=3), 4)
     assert names(tmp_path) == [name_of(3), name_of(4)]
 
 
+def test_what_an_attempt_left_that_was_killed_while_saving_is_removed_before_space_is_asked_for(tmp_path, monkeypatch):
+    left = tmp_path / "checkpoints" / "tmp-00000001-1"
+    left.mkdir(parents=True)
+    (left / "state.safetensors").write_bytes(b"half")
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(f_bavail=0 if left.exists() else 1200, f_frsize=1, f_blocks=10**6)
+    )
+    save(store(tmp_path, attempt=2), 1)
+    assert names(tmp_path) == [name_of(1)]
+
+
+def filling(written, times):
+    """Writes so many bytes and finds the disk full, so many times; then writes step 3."""
+    left = [times]
+
+    def write(directory):
+        if not left[0]:
+            return writer(3)(directory)
+        left[0] -= 1
+        (directory / "state.safetensors").write_bytes(b"x" * written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return write
+
+
 def test_a_disk_that_fills_while_writing_costs_nothing(tmp_path):
     save(store(tmp_path, keep_last=3), 1, 2)
+    with pytest.raises(Temporary, match="no space left for a checkpoint") as full:
+        store(tmp_path, keep_last=3).save(3, filling(10, times=1), 10**6, {})
+    assert full.value.reason == "DiskFull"
+    assert names(tmp_path) == [name_of(1), name_of(2)]
 
-    def fill(directory):
-        (directory / "state.safetensors").write_bytes(b"half")
-        no_space()
 
-    with pytest.raises(Temporary, match="no space left"):
-        store(tmp_path, keep_last=3).save(3, fill, 1000, {})
+def test_a_quota_that_is_only_noticed_by_writing_is_met_where_older_checkpoints_hold_enough(tmp_path):
+    save(store(tmp_path, keep_last=3), 1, 2)
+    store(tmp_path, keep_last=3).save(3, filling(1000, times=1), 1000, {})
+    assert names(tmp_path) == [name_of(2), name_of(3)]
+    assert newest_step(tmp_path) == 3
+
+
+def test_a_disk_that_stays_full_keeps_the_last_good_checkpoint(tmp_path):
+    save(store(tmp_path, keep_last=3), 1, 2)
+    with pytest.raises(Temporary, match="no space left for a checkpoint"):
+        store(tmp_path, keep_last=3).save(3, filling(1000, times=2), 1000, {})
     assert names(tmp_path) == [name_of(2)]
+    assert newest_step(tmp_path) == 2
 
 
-def test_pruning_for_space_keeps_the_newest_that_verifies(tmp_path, monkeypatch):
+def test_making_room_keeps_the_newest_that_verifies(tmp_path, monkeypatch):
     save(store(tmp_path, keep_last=3), 1, 2, 3)
     flip(tmp_path / "checkpoints" / name_of(3) / "state.safetensors")
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
-    with pytest.raises(Temporary):
-        save(store(tmp_path, keep_last=3), 4)
-    assert names(tmp_path) == [name_of(2)]
+    free(monkeypatch, 1199)
+    save(store(tmp_path, keep_last=3), 4)
+    assert names(tmp_path) == [name_of(2), name_of(4)]
+
+
+def test_the_status_names_the_newest_verified_checkpoint_and_when_it_was_made(tmp_path):
+    kept = store(tmp_path)
+    assert kept.newest() is None
+    assert kept.status() is None
+    save(kept, 1, 2, 3)
+    told = CheckpointStatus(latest="checkpoints/step-00000003", step=3, verified=True, count=2)
+    assert kept.status() == told
+    later = store(tmp_path, attempt=2)
+    created = later.newest().manifest.created
+    assert later.status() == told
+    assert later.saved_at() == datetime.fromisoformat(created)
 
 
 def test_a_volume_that_does_not_keep_what_is_written_is_reported(tmp_path, monkeypatch):

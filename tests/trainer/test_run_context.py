@@ -1,14 +1,12 @@
 """Progress, metrics and publishing of one attempt."""
 
 import json
-import urllib.request
 
 import pytest
 
 from herdsman_trainer.errors import BadInput, Interrupted
-from herdsman_trainer.metrics import Gauges, MetricsLog
+from herdsman_trainer.metrics import MetricsLog
 from herdsman_trainer.run_context import RunContext
-from ranks import free_port
 from run_configs import run_config
 
 
@@ -62,6 +60,41 @@ def test_progress_is_written_once_a_second_but_a_new_activity_at_once(tmp_path):
     run.report(step=5)
     run.close()
     assert progress(run)["step"] == 5
+
+
+def test_work_without_steps_says_which_share_is_done(tmp_path):
+    clock = Clock()
+    run = context(tmp_path, clock=clock)
+    run.report(activity="copying a", done=0.0)
+    clock.now += 5  # nothing was done yet, so this is no part of the speed
+    run.report(activity="copying b", done=0.0)
+    clock.now += 10
+    run.report(activity="copying c", done=0.29)
+    written = progress(run)
+    assert (written["percent"], written["step"], written["activity"]) == (29, 0, "copying c")
+    assert "totalSteps" not in written
+    assert written["estimatedRemainingSeconds"] == 24  # 10 seconds for 0.29
+
+
+def test_the_speed_is_counted_from_when_the_steps_begin(tmp_path):
+    clock = Clock()
+    run = context(tmp_path, clock=clock)
+    run.report(activity="loading the model", step=40, total_steps=100)
+    clock.now += 1000
+    run.report(activity="training", step=40)
+    clock.now += 10
+    run.report(step=50)
+    run.flush()
+    assert progress(run)["estimatedRemainingSeconds"] == 50
+
+
+def test_a_volume_that_cannot_take_the_progress_is_warned_of_once_and_no_fault(tmp_path, caplog):
+    run = context(tmp_path)
+    (run.workspace / ".progress.json.tmp").mkdir()  # nothing can be written there
+    run.report(activity="training", step=1, total_steps=4)
+    run.report(activity="evaluating", step=2)
+    assert caplog.text.count("cannot be written") == 1
+    assert run.step == 2
 
 
 def test_other_ranks_write_nothing(tmp_path):
@@ -119,16 +152,3 @@ def test_a_resumed_log_has_one_line_for_each_step(tmp_path):
         {"step": 3, "loss": 3.0},
         {"step": 4, "loss": None},
     ]
-
-
-def test_gauges_are_served_for_prometheus():
-    port = free_port()
-    gauges = Gauges(port)
-    try:
-        gauges.set({"loss": 2.5, "unknown": 1.0, "step": 7})
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    finally:
-        gauges.close()
-    assert "herdsman_train_loss 2.5" in text
-    assert "herdsman_train_step 7.0" in text
-    assert "unknown" not in text

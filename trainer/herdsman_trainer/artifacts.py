@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest, FileDigest, Input, RunConfig
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
 
@@ -195,6 +196,7 @@ def open_input(source: Input, depth: Depth = "Sizes") -> Path:
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with HEART.handling(os.fstat(descriptor).st_size):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

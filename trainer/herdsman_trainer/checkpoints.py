@@ -18,15 +18,20 @@ from pathlib import Path
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman.api.v1alpha1.status import CheckpointStatus
 from herdsman_trainer.checkpoint_manifest import MANIFEST, CheckpointManifest, name_of, step_of, verify
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import BadInput, Temporary
+from herdsman_trainer.free_space import disk_full, free_bytes
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
 
 DRAFT_PREFIX, DAMAGED_PREFIX = "tmp-", "damaged-"
 FREE_SPACE_FACTOR = 1.2
 """Free space asked for before a checkpoint is written, as a multiple of its size."""
+WHAT = "a checkpoint"
+HINT = "Make the workspace's volume larger, lower recipe.checkpoints.keepLast, or delete other files from it."
 
 Write = Callable[[Path], Mapping[str, FileDigest]]
 """Writes the files of a checkpoint into a directory, on every rank; returns digests that were taken on the way."""
@@ -60,6 +65,7 @@ class CheckpointStore:
         self._processes = processes
         self._identity = identity
         self._keep_last = keep_last
+        self._manifest: CheckpointManifest | None = None
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, or None where there never was one.
@@ -72,22 +78,33 @@ class CheckpointStore:
     def save(self, step: int, write: Write, need_bytes: int, notes: Mapping[str, float]) -> Path:
         """Write a checkpoint, verify it, and prune older ones; returns its directory.
 
-        Raises Temporary (DiskFull) where there is no space even after pruning to the newest one, which stays.
+        Raises Temporary (DiskFull), with the figures, where there is no space for it. Older checkpoints than the newest
+        one that verifies give way for it if that is enough; otherwise nothing is touched.
         """
         draft = self.root / f"{DRAFT_PREFIX}{step:08d}-{self._identity.attempt}"
-        try:
-            self._try_save(step, draft, write, need_bytes, notes)
-        except Temporary as full:
-            if full.reason != "DiskFull":
-                raise
-            _log.warning("%s Pruned to the newest checkpoint; trying once more.", full)
-            self._processes.on_first(lambda: self._make_room(draft))
-            try:
-                self._try_save(step, draft, write, need_bytes, notes)
-            except Temporary:
-                self._processes.on_first(lambda: self._make_room(draft))
-                raise
+        self._processes.on_first(lambda: self._prepare(draft, need_bytes))
+        known = self._written(draft, write)
+        if known is None:
+            self._processes.on_first(lambda: self._after_full_disk(draft, need_bytes))
+            known = self._written(draft, write)
+        if known is None:
+            self._processes.on_first(lambda: _remove(draft))
+            raise disk_full(self.root, WHAT, hint=HINT)
+        files = known
+        self._processes.on_first(lambda: self._commit(step, draft, files, notes))
         return self.root / name_of(step)
+
+    def status(self) -> CheckpointStatus | None:
+        """Return what there is, for rank 0: the newest checkpoint that this process found or made."""
+        if self._manifest is None:
+            return None
+        latest = f"{self.root.name}/{name_of(self._manifest.step)}"
+        count = len(self._directories())
+        return CheckpointStatus(latest=latest, step=self._manifest.step, verified=True, count=count)
+
+    def saved_at(self) -> datetime | None:
+        """Return when that checkpoint was made."""
+        return datetime.fromisoformat(self._manifest.created) if self._manifest is not None else None
 
     def _newest(self) -> Checkpoint | None:
         passed_over: list[tuple[Path, str]] = []
@@ -101,6 +118,7 @@ class CheckpointStore:
             for damaged, why in passed_over:
                 _log.warning("Checkpoint %s does not verify (%s); falling back to %s.", damaged, why, directory)
                 self._set_aside(damaged)
+            self._manifest = manifest
             return Checkpoint(directory, manifest, tuple(f"{path.name}: {why}" for path, why in passed_over))
         if passed_over:
             raise BadInput(
@@ -121,26 +139,32 @@ class CheckpointStore:
                 hint=f"Make a new resource for another recipe, or delete {self.root} to start again at step 0.",
             )
 
-    def _try_save(self, step: int, draft: Path, write: Write, need_bytes: int, notes: Mapping[str, float]) -> None:
-        self._processes.on_first(lambda: self._prepare(draft, need_bytes))
-        known: Mapping[str, FileDigest] = {}
-        full = False
+    def _written(self, draft: Path, write: Write) -> Mapping[str, FileDigest] | None:
+        """Let every rank write; returns None where the disk was full on any of them."""
+        known: Mapping[str, FileDigest] | None = None
         try:
             known = write(draft)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            full = True
-        if self._processes.any(full):
-            raise _disk_full(self.root)
-        self._processes.on_first(lambda: self._commit(step, draft, known, notes))
+        self._processes.on_first(lambda: None)  # the others wait for it as long as it writes, and are not stalled
+        return None if self._processes.any(known is None) else known
 
     def _prepare(self, draft: Path, need_bytes: int) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
+        self._remove_drafts()
+        needed = round(FREE_SPACE_FACTOR * need_bytes)
+        free = free_bytes(self.root)
+        if free is not None and free < needed and not self._make_room(needed - free):
+            raise disk_full(self.root, WHAT, size=need_bytes, needed=needed, free=free, hint=HINT)
+        draft.mkdir()
+
+    def _after_full_disk(self, draft: Path, need_bytes: int) -> None:
+        """Prepare a second try where older checkpoints hold what was missing; a quota is only noticed by writing."""
+        missing = round(FREE_SPACE_FACTOR * need_bytes) - _size(draft)
         _remove(draft)
-        space = os.statvfs(self.root)
-        if space.f_bavail * space.f_frsize < FREE_SPACE_FACTOR * need_bytes:
-            raise _disk_full(self.root, need_bytes)
+        if not self._make_room(max(1, missing)):
+            raise disk_full(self.root, WHAT, hint=HINT)
         draft.mkdir()
 
     def _commit(self, step: int, draft: Path, known: Mapping[str, FileDigest], notes: Mapping[str, float]) -> None:
@@ -168,14 +192,15 @@ class CheckpointStore:
                 _fsync(directory)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _disk_full(self.root) from error
+                _remove(draft)
+                raise disk_full(self.root, WHAT, hint=HINT) from error
             raise
         if final.exists():  # one that did not verify, or it would have been resumed from
             self._set_aside(final)
         draft.rename(final)
         _fsync(self.root)
         try:
-            verify(final)
+            self._manifest = verify(final)
         except ValueError as error:
             raise Temporary(
                 f"The checkpoint just written does not verify: {error}.",
@@ -187,25 +212,40 @@ class CheckpointStore:
     def _prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints, and what broken attempts left behind."""
         for directory in self._directories()[max(1, keep) :]:
-            aside = self.root / f"{DRAFT_PREFIX}pruned-{directory.name}"
-            _remove(aside)
-            directory.rename(aside)  # so that half a checkpoint never has a checkpoint's name
-        for left in self.root.iterdir():
-            if left.name.startswith((DRAFT_PREFIX, DAMAGED_PREFIX)):
-                _remove(left)
+            self._discard(directory)
+        self._remove_drafts()
+        for left in self._damaged():
+            _remove(left)
 
-    def _make_room(self, draft: Path) -> None:
-        """Remove the draft and all but the newest checkpoint that verifies."""
-        _remove(draft)
-        if not self.root.is_dir():
-            return
+    def _make_room(self, missing: int) -> bool:
+        """Remove everything but the newest checkpoint that verifies, if that frees `missing` bytes; returns whether."""
         directories = self._directories()
         good = next((directory for directory in directories if _verifies(directory)), None)
-        if good is not None:
-            for directory in directories:
-                if directory != good:
-                    self._set_aside(directory)
-            self._prune(1)
+        if good is None:
+            return False
+        others = [directory for directory in directories if directory != good]
+        if sum(map(_size, [*others, *self._damaged()])) < missing:
+            return False
+        _log.warning("The volume of %s is nearly full: keeping only the checkpoint %s.", self.root, good.name)
+        for directory in others:
+            self._discard(directory)
+        for left in self._damaged():
+            _remove(left)
+        return True
+
+    def _discard(self, directory: Path) -> None:
+        """Remove a checkpoint; half of one never has a checkpoint's name."""
+        aside = self.root / f"{DRAFT_PREFIX}pruned-{directory.name}"
+        _remove(aside)
+        directory.rename(aside)
+        _remove(aside)
+
+    def _remove_drafts(self) -> None:
+        for left in self.root.glob(f"{DRAFT_PREFIX}*"):
+            _remove(left)
+
+    def _damaged(self) -> list[Path]:
+        return list(self.root.glob(f"{DAMAGED_PREFIX}*"))
 
     def _set_aside(self, directory: Path) -> None:
         aside = self.root / f"{DAMAGED_PREFIX}{directory.name}"
@@ -228,14 +268,9 @@ def _verifies(directory: Path) -> bool:
     return True
 
 
-def _disk_full(root: Path, need_bytes: int | None = None) -> Temporary:
-    needed = f"; a checkpoint needs {need_bytes / 2**20:.0f} MiB and a fifth to spare" if need_bytes else ""
-    return Temporary(
-        f"The volume has no space left for a checkpoint{needed}.",
-        reason="DiskFull",
-        file=str(root),
-        hint="Make the workspace's volume larger, lower recipe.checkpoints.keepLast, or delete other files from it.",
-    )
+def _size(directory: Path) -> int:
+    """Return the bytes of a directory's files."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _remove(directory: Path) -> None:
@@ -246,6 +281,7 @@ def _remove(directory: Path) -> None:
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with HEART.handling(os.fstat(descriptor).st_size):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from herdsman_trainer.errors import Temporary
+from herdsman_trainer.heartbeat import HEART
 
 _META = "meta.json"
 _LOCK = ".lock"
+_CHUNK_BYTES = 8 * 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -37,8 +39,12 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            HEART.beat()
+    return digest.hexdigest()
 
 
 def build_or_open_entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> CacheEntry:
@@ -161,7 +167,8 @@ def _publish(private: Path, target: Path) -> None:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with HEART.handling(os.fstat(descriptor).st_size):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

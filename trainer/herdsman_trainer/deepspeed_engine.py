@@ -20,6 +20,7 @@ from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, evaluation_nll, overflow_streak
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.objective import token_nll
 from herdsman_trainer.optimisation import adamw, set_learning_rate
@@ -132,6 +133,7 @@ class DeepSpeedEngine:
         for name, parameter in self._trained.items():
             for entry in (PARAMETER, *MOMENTS):
                 self._spread(parameter, state.tensor(entry, name).to(self._processes.device), entry)
+                HEART.beat()
         if self.skips_overflows:
             scaler = zero.loss_scaler
             scaler.cur_scale = state.scalar(LOSS_SCALE, scaler.cur_scale)
@@ -142,6 +144,7 @@ class DeepSpeedEngine:
         values = {}
         for name in self._trained:
             whole = self._gather(PARAMETER, name).to("cpu")
+            HEART.beat()
             if self._processes.is_first:
                 values[name] = whole
         return values

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from herdsman_trainer.errors import BadInput, StepError
+from herdsman_trainer.heartbeat import HEART
 
 DATA_TIMEOUT = timedelta(minutes=10)
-"""A collective on gradients that takes longer has lost a peer."""
+"""How long ranks wait for each other at the start. Where nobody watches, a collective on gradients that takes longer
+has lost a peer."""
 CONTROL_TIMEOUT = timedelta(hours=24)
 """Rank 0 may work alone for long; a peer that dies closes its connections, which the others see at once."""
 BUCKET_ELEMENTS = 1 << 25
@@ -59,7 +62,8 @@ class Processes:
             except BaseException as unknown:  # noqa: BLE001 - the others must not wait for it in vain
                 error = unknown
                 outcome[1] = PeerFailed(f"rank 0 failed: {type(unknown).__name__}: {unknown}")
-        dist.broadcast_object_list(outcome, src=0, group=self.control)
+        with HEART.waiting() if self.is_first else HEART.trusting():  # rank 0 is watched while it works alone
+            dist.broadcast_object_list(outcome, src=0, group=self.control)
         if error is not None:
             raise error
         if outcome[1] is not None:
@@ -70,14 +74,16 @@ class Processes:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier(group=self.control)
+            with HEART.waiting():
+                dist.barrier(group=self.control)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums of `values` over the ranks, in float64."""
         if self.world_size == 1:
             return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, group=self.control)
+        with HEART.waiting():
+            dist.all_reduce(tensor, group=self.control)
         return [float(value) for value in tensor]
 
     def any(self, flag: bool) -> bool:
@@ -106,7 +112,8 @@ class Processes:
 def _sum_bucket(parameters: list[torch.nn.Parameter]) -> None:
     gradients = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
+    with HEART.waiting():
+        dist.all_reduce(flat)
     for parameter, piece in zip(parameters, torch.split(flat, [item.numel() for item in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter)
 
@@ -123,8 +130,12 @@ def connect(device: str) -> Processes:
         return Processes(device=here)
     if not dist.is_initialized():
         gpu = here if here.type == "cuda" else None
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=DATA_TIMEOUT, device_id=gpu)
-    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+        with HEART.trusting():  # the other pods may still fetch their image; this ends after its own limit
+            dist.init_process_group("nccl" if gpu else "gloo", timeout=DATA_TIMEOUT, device_id=gpu)
+    if HEART.limit is not None:  # else the process would end before its watch could say why
+        _set_pg_timeout(max(DATA_TIMEOUT, timedelta(seconds=2 * HEART.limit)))
+    with HEART.trusting():
+        control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), here, control)
 
 

@@ -12,6 +12,7 @@ from herdsman.api.job_config import FileDigest
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Diverged
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.objective import token_nll
 from herdsman_trainer.optimisation import adamw, set_learning_rate
@@ -163,6 +164,7 @@ class PlainEngine:
                 parameter.copy_(state.tensor(PARAMETER, name))
             moments = {entry: state.tensor(entry, name).to(parameter.device) for entry in MOMENTS}
             self._optimizer.state[parameter] = {"step": torch.tensor(updates), **moments}
+            HEART.beat()
         if self._scaler.is_enabled():
             scaler = self._scaler.state_dict()
             scaler["scale"] = state.scalar(LOSS_SCALE, scaler["scale"])

@@ -11,6 +11,7 @@ import torch
 from herdsman_trainer.batches import Batch, Sequences, evaluation_batches
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Interrupted
+from herdsman_trainer.heartbeat import HEART
 
 if TYPE_CHECKING:
     from herdsman_trainer.token_writer import TokenArray
@@ -80,6 +81,7 @@ def evaluate(
         nll += float(losses.sum())
         text_nll += float((losses * text).sum())
         targets += batch.targets
+        HEART.beat()
         if processes.any(should_stop()):
             raise Interrupted("Stopped on request during an evaluation.")
     nll, text_nll, total = processes.sum([nll, text_nll, targets])
@@ -101,6 +103,7 @@ def tokens_of_other_vocabulary(
             document.append(index)
             continue
         result += other.encode(tokenizer.decode(document)) if document else []
+        HEART.beat()
         document = []
         mapped = ends.get(index)
         result += [] if mapped is None else [mapped]

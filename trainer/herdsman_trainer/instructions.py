@@ -7,6 +7,7 @@ import numpy as np
 
 from herdsman_trainer.batches import Ids
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.held_out import split_hash
 from herdsman_trainer.instruction_files import InstructionRecord
 from herdsman_trainer.instruction_set import InstructionCounts, InstructionSet
@@ -38,6 +39,7 @@ def encode_records(
     columns: list[tuple[int, int, int]] = []
     dtype = token_dtype(tokenizer.vocab_size)
     for record in records:
+        HEART.beat()
         counts.read += 1
         if not record.prompt.strip():
             counts.dropped_empty_instruction += 1

@@ -10,16 +10,20 @@
 | herdsman_train_progress_ratio | share of the work that is done, 0 to 1 |
 | herdsman_train_gpu_memory_bytes | peak memory of rank 0's GPU |
 | herdsman_train_checkpoint_timestamp_seconds | Unix time of the newest verified checkpoint |
+| herdsman_train_idle_seconds | time since rank 0's last sign of progress; spec.stallSeconds ends the attempt |
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from herdsman.api.v1alpha1.status import Metric, Progress
 
@@ -37,8 +41,11 @@ GAUGES: Mapping[str, str] = {
     "progress_ratio": "Share of the work that is done, 0 to 1.",
     "gpu_memory_bytes": "Peak memory of rank 0's GPU.",
     "checkpoint_timestamp_seconds": "Unix time of the newest verified checkpoint.",
+    "idle_seconds": "Time since rank 0's last sign of progress; spec.stallSeconds ends the attempt.",
 }
 """The gauges by name without their prefix `herdsman_train_`."""
+
+_log = logging.getLogger(__name__)
 
 
 def metric(name: str, value: float | str) -> Metric:
@@ -48,47 +55,77 @@ def metric(name: str, value: float | str) -> Metric:
 
 
 class ProgressFile:
-    """`progress.json`, replaced atomically so that a reader never sees half of it."""
+    """`progress.json`, replaced atomically so that a reader never sees half of it.
+
+    It is for people and the operator: a volume that cannot take it, because it is full for example, is no fault of it.
+    """
 
     def __init__(self, workspace: Path, clock: Callable[[], float]) -> None:
         self._path = workspace / PROGRESS_FILE
         self._clock = clock
         self._written = -float("inf")
-        self._began: tuple[float, int] | None = None
+        self._began: tuple[float, float] | None = None
+        self._done = 0.0
         self._state = Progress()
+        self._failed = False
 
     @property
     def state(self) -> Progress:
         """What was last reported."""
         return self._state
 
-    def update(self, changes: Mapping[str, Any], figures: Mapping[str, float | str], *, force: bool = False) -> None:
-        """Merge `changes` (fields of Progress) and `figures` into the state, and write it if a second has passed."""
+    @property
+    def done(self) -> float:
+        """The share of the work that is done, 0 to 1."""
+        return self._done
+
+    def update(
+        self,
+        changes: Mapping[str, Any],
+        figures: Mapping[str, float | str],
+        *,
+        done: float | None = None,
+        force: bool = False,
+    ) -> None:
+        """Merge `changes` (fields of Progress) and `figures` into the state, and write it if a second has passed.
+
+        `done` is the share of the work that is done, 0 to 1; None takes it from step and total_steps.
+        """
         known = {item.name: item for item in self._state.metrics}
         known |= {name: metric(name, value) for name, value in figures.items()}
         state = self._state.model_copy(update={**changes, "metrics": list(known.values())[:20]})
-        self._state = state.model_copy(update=self._derived(state))
+        self._state = state.model_copy(
+            update={**self._derived(state, done), "last_updated_time": datetime.now(UTC).replace(microsecond=0)}
+        )
         if force or self._clock() - self._written >= PROGRESS_SECONDS:
             self._write()
 
-    def _derived(self, state: Progress) -> dict[str, Any]:
-        """Percent and remaining time; the speed is the mean since this attempt's first step of the present count."""
-        if not state.total_steps:
-            return {"percent": 0, "estimated_remaining_seconds": None}
-        if self._began is None or state.step < self._began[1] or state.total_steps != self._state.total_steps:
-            self._began = self._clock(), state.step
+    def _derived(self, state: Progress, done: float | None) -> dict[str, Any]:
+        """Percent and remaining time; the speed is the mean of this attempt."""
+        again = state.total_steps != self._state.total_steps
+        if done is None:
+            done = state.step / state.total_steps if state.total_steps else self._done
+        done = min(1.0, max(0.0, done))
+        if self._began is None or again or done < self._done or done <= self._began[1]:
+            self._began = self._clock(), done  # what is done before the count begins to move is no part of its speed
+        self._done = done
         start, first = self._began
         remaining = None
-        if state.step > first:
-            remaining = round((self._clock() - start) / (state.step - first) * max(0, state.total_steps - state.step))
-        return {"percent": min(100, 100 * state.step // state.total_steps), "estimated_remaining_seconds": remaining}
+        if done > first:
+            remaining = round((self._clock() - start) / (done - first) * (1 - done))
+        # The smallest float error must not take a whole percent away: 0.29 * 100 is less than 29.
+        return {"percent": int(100 * done + 1e-9), "estimated_remaining_seconds": remaining}
 
     def _write(self) -> None:
         self._written = self._clock()
-        self._state = self._state.model_copy(update={"last_updated_time": datetime.now(UTC)})
         draft = self._path.with_name(f".{PROGRESS_FILE}.tmp")
-        draft.write_bytes(self._state.model_dump_json(by_alias=True, exclude_none=True).encode())
-        draft.replace(self._path)
+        try:
+            draft.write_bytes(self._state.model_dump_json(by_alias=True, exclude_none=True).encode())
+            draft.replace(self._path)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("The progress cannot be written to %s: %s", self._path, error.strerror)
+            self._failed = True
 
 
 class MetricsLog:
@@ -124,28 +161,26 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-class Gauges:
-    """The Prometheus gauges, served on a port of their own by a background thread; port 0 serves nothing."""
+class Gauges(Collector):
+    """The Prometheus gauges that have a value; one that was never set is left out, rather than told as 0."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, clocks: Mapping[str, Callable[[], float]] | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._gauges = {
-            name: Gauge(f"herdsman_train_{name}", text, registry=self.registry) for name, text in GAUGES.items()
-        }
-        self._server = start_http_server(port, registry=self.registry)[0] if port else None
+        self._values: dict[str, float] = {}
+        self._clocks = dict(clocks or {})
+        self.registry.register(self)
 
     def set(self, figures: Mapping[str, float | str]) -> None:
         """Set the gauges that exist among `figures`; other names have no gauge and are left out."""
         for name, value in figures.items():
-            if name in self._gauges and not isinstance(value, str):
-                self._gauges[name].set(value)
+            if name in GAUGES and not isinstance(value, str):
+                self._values[name] = value
 
-    def close(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Return the gauges as they are now; `clocks` are asked."""
+        values = {**self._values, **{name: clock() for name, clock in self._clocks.items()}}
+        for name, value in values.items():
+            yield GaugeMetricFamily(f"herdsman_train_{name}", GAUGES[name], value)
 
 
 def rank_of_environment() -> int:

@@ -1,14 +1,18 @@
 """What a step knows of the run around it: its directory, its voice, and whether it should stop."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from herdsman.api.job_config import FileDigest, RunConfig
-from herdsman.api.v1alpha1.status import Artifact
+from herdsman.api.v1alpha1.status import Artifact, CheckpointStatus
 from herdsman_trainer.artifacts import draft_artifact, publish_artifact, published_artifact
+from herdsman_trainer.endpoints import Endpoints
 from herdsman_trainer.errors import Interrupted
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.metrics import Gauges, MetricsLog, ProgressFile, metric, rank_of_environment
 from herdsman_trainer.ownership import claim_workspace
 
@@ -30,7 +34,11 @@ class RunContext:
         """The checkpoint's step this attempt continues from; None for a fresh start."""
         self.metrics_log = MetricsLog(self.workspace)
         self._progress = ProgressFile(self.workspace, clock)
-        self._gauges = Gauges(config.metrics_port if self.rank == 0 else 0)
+        self._gauges = Gauges({"idle_seconds": HEART.idle_seconds})
+        self._checkpoint: CheckpointStatus | None = None
+        self._endpoints: Endpoints | None = None
+        if config.metrics_port and self.rank == 0:
+            self._endpoints = Endpoints(config.metrics_port, self._gauges.registry, self.progress_document)
         self._work_dir: Path | None = None
         self._stop = False
 
@@ -62,10 +70,16 @@ class RunContext:
         activity: str | None = None,
         step: int | None = None,
         total_steps: int | None = None,
+        done: float | None = None,
         tokens_per_second: float | None = None,
         metrics: Mapping[str, float | str] | None = None,
     ) -> None:
-        """Say how far the work is; None changes nothing. Written once a second at most, a new activity at once."""
+        """Say how far the work is; None changes nothing. Written once a second at most, a new activity at once.
+
+        Steps are a training's optimizer steps; other work says which share of it is `done`, 0 to 1. On every rank this
+        is a sign of progress.
+        """
+        HEART.beat(activity=activity, step=step)
         figures = dict(metrics or {})
         changes: dict[str, Any] = {"activity": activity[:128] if activity else None, "step": step}
         changes |= {"total_steps": total_steps}
@@ -75,17 +89,25 @@ class RunContext:
         changes = {name: value for name, value in changes.items() if value is not None}
         if self.rank == 0:
             new = activity is not None and activity != self._progress.state.activity
-            self._progress.update(changes, figures, force=new)
-            self._gauges.set({**figures, "step": self.step, "progress_ratio": self._progress.state.percent / 100})
+            self._progress.update(changes, figures, done=done, force=new)
+            self._gauges.set({**figures, "step": self.step, "progress_ratio": self._progress.done})
 
     def flush(self) -> None:
         """Write progress.json now."""
         if self.rank == 0:
             self._progress.update({}, {}, force=True)
 
-    def set_gauges(self, figures: Mapping[str, float]) -> None:
-        """Set Prometheus gauges that are not part of the progress."""
-        self._gauges.set(figures)
+    def report_checkpoint(self, status: CheckpointStatus, saved_at: datetime) -> None:
+        """Say which checkpoints there are and when the newest one was made; for rank 0."""
+        self._checkpoint = status
+        self.report(metrics={"checkpoint_timestamp_seconds": int(saved_at.timestamp())})
+
+    def progress_document(self) -> bytes:
+        """Return what /progress answers: the Progress as JSON, and the CheckpointStatus as its member `checkpoint`."""
+        document = self._progress.state.to_json()
+        if (checkpoint := self._checkpoint) is not None:
+            document["checkpoint"] = checkpoint.to_json()
+        return json.dumps(document).encode()
 
     def request_stop(self) -> None:
         """Ask the step to save and stop; a signal handler may call this."""
@@ -96,7 +118,10 @@ class RunContext:
         return self._stop
 
     def raise_if_stopped(self) -> None:
-        """Raise Interrupted if a stop was asked for; steps that do not train call this between files."""
+        """Raise Interrupted if a stop was asked for; steps that do not train call this between pieces of their work,
+        so it is a sign of progress too.
+        """
+        HEART.beat()
         if self._stop:
             raise Interrupted("Stopped on request.", hint="The next attempt continues with what was saved.")
 
@@ -139,6 +164,8 @@ class RunContext:
         )
 
     def close(self) -> None:
-        """Write the last progress and stop serving metrics."""
+        """Write the last progress and stop serving."""
         self.flush()
-        self._gauges.close()
+        if self._endpoints is not None:
+            self._endpoints.close()
+            self._endpoints = None

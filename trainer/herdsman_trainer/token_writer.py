@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from herdsman_trainer.corpora import Document, Separator
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.tokenizers import TextTokenizer
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
@@ -72,6 +73,7 @@ class TokenWriter:
 
     def flush(self) -> int:
         """Write the batch and return its bytes of text."""
+        HEART.beat()
         batch, self._batch = self._batch, []
         size, self._batch_bytes = self._batch_bytes, 0
         if batch:

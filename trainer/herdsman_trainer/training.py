@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -15,6 +14,7 @@ from herdsman_trainer.checkpoints import CheckpointStore
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Engine, Update
 from herdsman_trainer.errors import Diverged, Interrupted
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.optimisation import learning_rate, seed_dropout
 from herdsman_trainer.run_context import RunContext
 
@@ -65,6 +65,7 @@ class Trainer:
         """
         if self._processes.is_first:
             self._context.metrics_log.drop_after(state.step)
+            self._tell_checkpoint()
         self._context.report(activity="training", step=state.step, total_steps=self._total_steps)
         while state.step < self._total_steps:
             stop = self._step(state)
@@ -83,7 +84,13 @@ class Trainer:
             return
         self._store.save(state.step, self._engine.save, self._engine.state_bytes(), state.notes)
         state.saved_step = state.step
-        self._context.set_gauges({"checkpoint_timestamp_seconds": time.time()})
+        if self._processes.is_first:
+            self._tell_checkpoint()
+
+    def _tell_checkpoint(self) -> None:
+        status, saved_at = self._store.status(), self._store.saved_at()
+        if status is not None and saved_at is not None:
+            self._context.report_checkpoint(status, saved_at)
 
     def _give_way(self, state: State) -> NoReturn:
         self.save(state)
@@ -103,12 +110,14 @@ class Trainer:
                     self._give_way(state)  # a large global batch may take longer than the time there is to stop
                 seed_dropout(self._recipe.seed, step, piece * world + rank)
                 nll += self._engine.accumulate(batch, targets)
+                HEART.beat()
                 tokens += int(batch.attention_mask.sum())
             update = self._engine.update(rate)
         nll, tokens, stop = self._processes.sum([nll, tokens, self._context.should_stop()])
         loss = nll / targets if targets else math.nan
         self._refuse_divergence(state, loss, update, targets)
         state.step += 1
+        HEART.beat(step=state.step)
         if targets and math.isfinite(loss):
             state.notes["train_loss_last"] = loss
             state.notes.setdefault("train_loss_first", loss)
@@ -145,9 +154,9 @@ class Trainer:
             }
         )
         shown = {name: value for name, value in figures.items() if math.isfinite(value)}
-        self._context.report(step=state.step, tokens_per_second=speed, metrics=shown)
         if self._processes.device.type == "cuda":
-            self._context.set_gauges({"gpu_memory_bytes": torch.cuda.max_memory_allocated(self._processes.device)})
+            shown["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._processes.device)
+        self._context.report(step=state.step, tokens_per_second=speed, metrics=shown)
 
     def _evaluate_between_steps(self, state: State) -> None:
         """Evaluate; where a stop is asked for meanwhile, save before giving way."""

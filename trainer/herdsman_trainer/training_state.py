@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.reading import open_safetensors
 from herdsman_trainer.weights.tensor_spec import TensorSpec
 from herdsman_trainer.weights.writing import write_safetensors
@@ -61,6 +62,7 @@ def write_state(
     finally:
         for spec in whole[gathered:]:
             gather(*spec.name.split("/", 1))
+            HEART.beat()
 
 
 class StateReader:

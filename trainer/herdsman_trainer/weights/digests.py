@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.tensor_spec import dtype_name
 from herdsman_trainer.weights.writing import tensor_bytes
 
@@ -21,6 +22,7 @@ def digest_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) ->
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
+            HEART.beat()
             on_bytes(len(chunk))
     return FileDigest(bytes=size, sha256=digest.hexdigest())
 

@@ -8,6 +8,7 @@ import torch
 
 from herdsman.api.job_config import FileDigest
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.tokenizers import copy_tokenizer
 from herdsman_trainer.weights.architecture import check_tensors
 from herdsman_trainer.weights.chain import CONFIG_FILE, GENERATION_FILE, open_chain
@@ -63,4 +64,5 @@ def _copy(source: Path, target: Path) -> FileDigest:
             digest.update(chunk)
             writer.write(chunk)
             size += len(chunk)
+            HEART.beat()
     return FileDigest(bytes=size, sha256=digest.hexdigest())

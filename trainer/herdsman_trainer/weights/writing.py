@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
 from herdsman_trainer.weights.tensor_spec import CODES, TensorSpec, shape_text
 
@@ -51,8 +52,10 @@ def write_safetensors(
         for chunk in _file_chunks(head, ordered, blocks):
             digest.update(chunk)
             stream.write(chunk)
+            HEART.beat()
         stream.flush()
-        os.fsync(stream.fileno())
+        with HEART.handling(offset):
+            os.fsync(stream.fileno())
     return FileDigest(bytes=8 + len(head) + offset, sha256=digest.hexdigest())
 
 
