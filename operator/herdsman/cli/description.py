@@ -73,7 +73,7 @@ def _print_attempts(console: Console, attempts: list[Attempt]) -> None:
             moment(attempt.started) if attempt.started else "",
             duration(seconds) if seconds is not None else "",
             str(attempt.exit_code) if attempt.exit_code is not None else "",
-            attempt.reason or "",
+            f"{attempt.reason or ''}{' (preflight)' if attempt.preflight else ''}".strip(),
             f"step {attempt.resumed_from_step}" if attempt.resumed_from_step else "",
         ]
         rows.append(cells)
