@@ -1,6 +1,6 @@
 """Columns of text as wide as they need to be; a terminal wraps what is longer than it, and a file keeps it whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -12,6 +12,12 @@ def print_columns(
     console: Console, headings: Sequence[str], rows: Sequence[Sequence[Text | str]], *, indent: int = 0
 ) -> None:
     """Print rows under headings; a heading that starts with ">" aligns its column to the right."""
+    for line in column_lines(headings, rows, indent=indent):
+        console.print(line, soft_wrap=True)
+
+
+def column_lines(headings: Sequence[str], rows: Sequence[Sequence[Text | str]], *, indent: int = 0) -> Iterator[Text]:
+    """Yield the line of the headings, where there are any, and one line for each row."""
     right = [heading.startswith(">") for heading in headings]
     titles = [Text(heading.lstrip(">"), "bold") for heading in headings]
     table = [titles, *[[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]]
@@ -23,4 +29,4 @@ def print_columns(
             line.append(padding if right[place] else "").append_text(cell).append("" if right[place] else padding)
             line.append(_GAP)
         line.rstrip()
-        console.print(line, soft_wrap=True)
+        yield line
