@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
-from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig
+from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig, TrainingConfig
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 from herdsman_trainer.launch import needs_launch, run_ranks, termination_path
@@ -87,11 +87,17 @@ def read_config(path: Path) -> AnyRunConfig:
         raise BadInput(f"{where}: {first['msg']}.", file=str(path), hint=hint) from error
 
 
-def run_step(config: AnyRunConfig, context: "RunContext") -> Artifact:
-    """Run the step of the configuration's kind; what an earlier attempt has already published is returned at once."""
+def run_step(config: AnyRunConfig, context: "RunContext") -> Artifact | None:
+    """Run the step of the configuration's kind, or its preflight, which has no result.
+
+    What an earlier attempt has already published is returned at once.
+    """
     if (artifact := context.published()) is not None:
         return artifact
     step = importlib.import_module(f"herdsman_trainer.steps.{STEPS[config.kind]}")
+    if isinstance(config, TrainingConfig) and config.preflight is not None:
+        step.preflight(config, context)
+        return None
     result: Artifact = step.run(config, context)
     return result
 

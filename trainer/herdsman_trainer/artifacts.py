@@ -7,7 +7,7 @@ A result is written to `artifact.tmp-<attempt>` beside its final place, made dur
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,12 @@ from herdsman_trainer.weights.writing import write_file
 
 ARTIFACT_DIRECTORY = "artifact"
 Depth = Literal["Sizes", "Digests"]
+OnBytes = Callable[[int], None]
+"""Hears how many bytes were read since it was last called."""
+
+
+def _unheard(_count: int) -> None:
+    """Take no notice."""
 
 
 def artifact_digest(files: Mapping[str, FileDigest]) -> str:
@@ -134,11 +140,12 @@ def read_manifest(directory: Path) -> ArtifactManifest | None:
     return manifest
 
 
-def verify_artifact(directory: Path, depth: Depth = "Sizes") -> ArtifactManifest:
+def verify_artifact(directory: Path, depth: Depth = "Sizes", on_bytes: OnBytes = _unheard) -> ArtifactManifest:
     """Check a directory against its manifest and return it.
 
-    `Sizes` compares names and sizes, `Digests` reads every file. Raises BadInput, naming the file: reason
-    ChecksumMismatch with the expected and the found digest where the content differs.
+    `Sizes` compares names and sizes, `Digests` reads every file; `on_bytes` hears how much was read and may raise to
+    stop. Raises BadInput, naming the file: reason ChecksumMismatch with the expected and the found digest where the
+    content differs.
     """
     manifest = read_manifest(directory)
     if manifest is None:
@@ -155,7 +162,7 @@ def verify_artifact(directory: Path, depth: Depth = "Sizes") -> ArtifactManifest
         if (size := path.stat().st_size) != expected.bytes:
             message = f"The file has {size} bytes and the manifest says {expected.bytes}."
             raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint=again)
-        if depth == "Digests" and (found := digest_file(path).sha256) != expected.sha256:
+        if depth == "Digests" and (found := digest_file(path, on_bytes).sha256) != expected.sha256:
             message = f"SHA-256 is {found} and the manifest says {expected.sha256}."
             raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint=again)
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
@@ -167,7 +174,7 @@ def verify_artifact(directory: Path, depth: Depth = "Sizes") -> ArtifactManifest
     return manifest
 
 
-def open_input(source: Input, depth: Depth = "Sizes") -> Path:
+def open_input(source: Input, depth: Depth = "Sizes", on_bytes: OnBytes = _unheard) -> Path:
     """Return the path of an input after checking that it is there, inside its volume, and what it was published as.
 
     Raises BadInput with the field of the spec where it is missing, leads outside by "..", or a link, or is not the
@@ -182,7 +189,7 @@ def open_input(source: Input, depth: Depth = "Sizes") -> Path:
         raise BadInput(f"{source.field} leads outside its volume.", file=str(path), hint=hint)
     if not path.is_dir() or (source.artifact is None and read_manifest(path) is None):
         return path
-    manifest = verify_artifact(path, depth)
+    manifest = verify_artifact(path, depth, on_bytes)
     if source.artifact is not None and manifest.artifact.digest != source.artifact.digest:
         message = (
             f"{source.field} was planned with the artifact {source.artifact.digest[:12]}… "

@@ -241,12 +241,17 @@ def zero_config(
     return config
 
 
-def _deepspeed() -> Any:
+def check_installed() -> None:
+    """Raise BadInput where the image has no DeepSpeed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise BadInput(
             "recipe.deepspeed is set and DeepSpeed is not installed in this image.",
             hint="Use the trainer image with DeepSpeed (pip install herdsman[deepspeed]), or set zeroStage to 0.",
         )
+
+
+def _deepspeed() -> Any:
+    check_installed()
     import deepspeed
 
     warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)

@@ -81,11 +81,20 @@ def grown_rows(
     """Return `weight` (rows x width, float32) with rows for the ids that `new` adds; old rows stay bit for bit.
 
     Mean: a new row is the mean of the rows of the old pieces that spell it; of all old rows where nothing does, as for
-    a padding token. Normal: N(0, 0.02), drawn from `seed` and `salt`, which tells embedding and head apart.
+    a padding token. Normal: N(0, 0.02), drawn from `seed` and `salt`, which tells embedding and head apart. A weight
+    without values (on the device meta) grows in shape alone.
     """
     count = new.vocab_size - old.rows
     if count == 0:
         return weight
+    if how == "Mean" and old.tokenizer is None:
+        raise BadInput(
+            f"recipe.newRows is Mean, and {old.label} has no tokenizer whose pieces could spell the new ones.",
+            file=old.label,
+            hint="Put the model's own tokenizer beside it, or set recipe.newRows to Normal.",
+        )
+    if weight.is_meta:
+        return weight.new_empty(new.vocab_size, weight.shape[1])
     if how == "Normal":
         generator = torch.Generator().manual_seed(_derived_seed(seed, salt))
         added = torch.randn(count, weight.shape[1], generator=generator) * NORMAL_DEVIATION
@@ -95,12 +104,7 @@ def grown_rows(
 
 
 def _mean_rows(weight: torch.Tensor, old: Vocabulary, new: TextTokenizer) -> torch.Tensor:
-    if old.tokenizer is None:
-        raise BadInput(
-            f"recipe.newRows is Mean, and {old.label} has no tokenizer whose pieces could spell the new ones.",
-            file=old.label,
-            hint="Put the model's own tokenizer beside it, or set recipe.newRows to Normal.",
-        )
+    assert old.tokenizer is not None, "checked above"
     spelled = _spell(spellings(new, range(old.rows, new.vocab_size)), old.tokenizer)
     lengths = torch.tensor([len(ids) for ids in spelled])
     offsets = torch.cumsum(lengths, 0) - lengths

@@ -2,18 +2,21 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from herdsman_trainer.artifacts import artifact_digest, read_manifest
+from herdsman_trainer.artifacts import OnBytes, artifact_digest, read_manifest
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.merge import EMBEDDING, HEAD
 from herdsman_trainer.weights.reading import open_model_weights, read_json_object
+from herdsman_trainer.weights.tensor_spec import TensorSpec
 from herdsman_trainer.weights.vocabulary import check_base
 
 CONFIG_FILE = "config.json"
@@ -39,6 +42,52 @@ def load_model(directory: Path, dtype: torch.dtype) -> LlamaForCausalLM:
     BadInput, naming the file, where it is another architecture, where weights are missing or do not fit config.json, or
     where config.json, embedding and head disagree about the vocabulary. Code of the directory never runs.
     """
+    specs = _shapes(directory)[1]
+    transformers_logging.disable_progress_bar()
+    with HEART.handling(sum(spec.nbytes for spec in specs.values())):
+        model, loading = LlamaForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    _check_loaded(loading, directory)
+    return _frozen(model)
+
+
+def load_shapes(directory: Path, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Return the model that load_model returns, on the device `meta`: all of its shapes and none of its values.
+
+    Reads config.json and the headers of the weights only. BadInput as from load_model.
+    """
+    return _frozen(_shapes(directory)[0].to(dtype))
+
+
+def _shapes(directory: Path) -> tuple[LlamaForCausalLM, Mapping[str, TensorSpec]]:
+    """Return the model of config.json on the device `meta` and what the files declare, after checking that they fit.
+
+    The loader itself would only raise an error of its own where shapes differ.
+    """
+    specs = _checked_specs(directory)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(directory, local_files_only=True))
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if is_tied(model) and HEAD not in specs:
+        del expected[HEAD]
+    stored = {name: spec.shape for name, spec in specs.items() if not name.endswith("rotary_emb.inv_freq")}
+    found = {
+        "missing_keys": expected.keys() - stored.keys(),
+        "unexpected_keys": stored.keys() - expected.keys(),
+        "mismatched_keys": [name for name in expected.keys() & stored.keys() if expected[name] != stored[name]],
+    }
+    _check_loaded(found, directory)
+    return model, specs
+
+
+def _checked_specs(directory: Path) -> Mapping[str, TensorSpec]:
+    """Return what the headers of the weights declare, after checking that it is a LLaMA with one vocabulary."""
     path = directory / CONFIG_FILE
     config = read_json_object(path, remedy="Name a Hugging Face model directory.")
     if config.get("model_type") != "llama":
@@ -49,16 +98,10 @@ def load_model(directory: Path, dtype: torch.dtype) -> LlamaForCausalLM:
         )
     with open_model_weights(directory) as weights:
         check_base(weights.specs, config, str(path))
-    transformers_logging.disable_progress_bar()
-    model, loading = LlamaForCausalLM.from_pretrained(
-        directory,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    _check_loaded(loading, directory)
+        return weights.specs
+
+
+def _frozen(model: LlamaForCausalLM) -> LlamaForCausalLM:
     model.config.use_cache = False
     model.requires_grad_(False)
     embedding = model.get_input_embeddings()
@@ -123,13 +166,13 @@ def use_gradient_checkpointing(model: LlamaForCausalLM) -> None:
         model.enable_input_require_grads()
 
 
-def model_digest(directory: Path) -> str:
+def model_digest(directory: Path, on_bytes: OnBytes = lambda _: None) -> str:
     """Return the digest of a model: that of its manifest, or else one over its files, as a manifest would have it."""
     manifest = read_manifest(directory)
     if manifest is not None:
         return manifest.artifact.digest
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return artifact_digest({path.relative_to(directory).as_posix(): digest_file(path) for path in files})
+    return artifact_digest({path.relative_to(directory).as_posix(): digest_file(path, on_bytes) for path in files})
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The checked inputs of a training run, and the model put together from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +9,21 @@ import torch
 from transformers import LlamaForCausalLM
 
 from herdsman.api.job_config import PretrainConfig, SFTConfig
-from herdsman.api.v1alpha1.recipes import Stage
-from herdsman_trainer.artifacts import open_input, read_manifest
+from herdsman.api.v1alpha1.recipes import PretrainRecipe, Stage
+from herdsman_trainer.artifacts import OnBytes, open_input, read_manifest
 from herdsman_trainer.embeddings import Vocabulary, check_extends, grown_rows, tokenizer_of
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.lora import TrainedModel, full_names, train_embeddings, train_everything, train_lora
-from herdsman_trainer.models import compute_dtype, is_tied, load_model, model_digest, read_matrix, set_matrix
+from herdsman_trainer.models import (
+    compute_dtype,
+    is_tied,
+    load_model,
+    load_shapes,
+    model_digest,
+    read_matrix,
+    set_matrix,
+)
+from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
 from herdsman_trainer.weights.adapters import Adapter, load_adapter
 from herdsman_trainer.weights.lineage import Origin, check_lineage
@@ -21,6 +31,7 @@ from herdsman_trainer.weights.merge import EMBEDDING, HEAD, merge
 from herdsman_trainer.weights.reading import open_model_weights
 
 TrainingJob = PretrainConfig | SFTConfig
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -48,16 +59,17 @@ def stage_of(config: TrainingJob) -> Stage:
     return config.stage if isinstance(config, PretrainConfig) else "LoRA"
 
 
-def open_training_inputs(config: TrainingJob) -> TrainingInputs:
+def open_training_inputs(config: TrainingJob, on_bytes: OnBytes = lambda _: None) -> TrainingInputs:
     """Check every input and return where it lies; reads the whole model once if it has no manifest.
 
-    BadInput, naming the field, for what is missing, lies outside its volume, or is not what the run was planned with,
-    and for an adapter that was trained on another model.
+    `on_bytes` hears how much of the inputs was read and may raise to stop. BadInput, naming the field, for what is
+    missing, lies outside its volume, or is not what the run was planned with, and for an adapter that was trained on
+    another model.
     """
     depth = config.verify_inputs
-    model, dataset = open_input(config.model, depth), open_input(config.dataset, depth)
-    adapter = open_input(config.adapter, depth) if config.adapter else None
-    base_digest = model_digest(model)
+    model, dataset = open_input(config.model, depth, on_bytes), open_input(config.dataset, depth, on_bytes)
+    adapter = open_input(config.adapter, depth, on_bytes) if config.adapter else None
+    base_digest = model_digest(model, on_bytes)
     digests = {config.model.field: base_digest}
     if adapter is not None and config.adapter is not None:
         manifest = read_manifest(adapter)
@@ -67,7 +79,7 @@ def open_training_inputs(config: TrainingJob) -> TrainingInputs:
             check_lineage(str(model), base_digest if read_manifest(model) else None, [origin])
             digests[config.adapter.field] = artifact.digest
     if config.tokenizer is not None:
-        tokenizer = open_input(config.tokenizer, depth)
+        tokenizer = open_input(config.tokenizer, depth, on_bytes)
     else:
         tokenizer = adapter if adapter is not None and tokenizer_of(adapter) is not None else model
     digests["spec.tokenizer"] = load_tokenizer(tokenizer).digest
@@ -84,12 +96,13 @@ def assemble(
     """Load the model, apply the adapter, grow the vocabulary, and decide what is trained.
 
     `on_base` sees the unmodified model, on its device, before anything is changed. Matrices that are trained or stored
-    in the adapter are read in float32 from the files. BadInput (ArtifactMismatch) where tokenizer, adapter and model do
-    not fit together.
+    in the adapter are read in float32 from the files. On the device `meta` only headers are read: the same checks, and
+    a model of all the shapes without values. BadInput (ArtifactMismatch) where tokenizer, adapter and model do not fit
+    together.
     """
-    stage, recipe = stage_of(config), config.recipe
+    stage, recipe, shapes_only = stage_of(config), config.recipe, device.type == "meta"
     dtype = torch.float32 if stage == "Full" else compute_dtype(recipe.precision or "float32", device.type)
-    model = load_model(inputs.model, dtype)
+    model = load_shapes(inputs.model, dtype) if shapes_only else load_model(inputs.model, dtype)
     tied = is_tied(model)
     adapter = _fitting_adapter(inputs, stage, tied=tied)
     vocabulary = Vocabulary(str(inputs.model), model.config.vocab_size, inputs.base_tokenizer)
@@ -103,13 +116,16 @@ def assemble(
     model = model.to(device)
     on_base(model)
 
-    whole = {name: adapter.read(spec.name).to(torch.float32) for name, spec in adapter.full.items()} if adapter else {}
+    whole = {}
+    if adapter is not None:
+        for name, spec in adapter.full.items():
+            whole[name] = _shape(spec.shape) if shapes_only else adapter.read(spec.name).to(torch.float32)
     full = [] if stage == "Full" else full_names(recipe.lora, stage, tied=tied)
     grows = tokenizer.vocab_size > vocabulary.rows
     both = [EMBEDDING] if tied else [EMBEDDING, HEAD]
     for name in dict.fromkeys([*(both if grows else ()), *full]):
         if name not in whole:
-            whole[name] = read_matrix(inputs.model, name)
+            whole[name] = _shape(model.get_parameter(name).shape) if shapes_only else read_matrix(inputs.model, name)
         if grows:
             whole[name] = grown_rows(whole[name], vocabulary, tokenizer, recipe.new_rows, recipe.seed, salt=name)
     for name, weight in whole.items():
@@ -119,7 +135,32 @@ def assemble(
         return train_everything(model)
     if stage == "EmbeddingsOnly":
         return train_embeddings(model, full, whole)
-    return train_lora(model, recipe.lora, full, whole, seed=recipe.seed, continued=adapter)
+    with device if shapes_only else nullcontext():
+        return train_lora(model, recipe.lora, full, whole, seed=recipe.seed, continued=adapter)
+
+
+def heard_by(context: RunContext) -> OnBytes:
+    """Return what tells the context how much of the inputs was read, and stops the reading when asked to."""
+    total = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal total
+        context.raise_if_stopped()
+        total += count
+        if total // GIB > (total - count) // GIB:
+            context.report(activity=f"checking the inputs, {total // GIB} GiB read")
+
+    return on_bytes
+
+
+def sequence_length(config: TrainingJob) -> int:
+    """Return the tokens of a sequence, at most."""
+    recipe = config.recipe
+    return (recipe.block_size if isinstance(recipe, PretrainRecipe) else recipe.max_length) or 512
+
+
+def _shape(shape: Sequence[int]) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=torch.float32, device="meta")
 
 
 def _fitting_adapter(inputs: TrainingInputs, stage: Stage, *, tied: bool) -> Adapter | None:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaForCausalLM
 
+from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.batches import Sequences, TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
@@ -202,21 +203,26 @@ def make_engine(config: TrainingJob, model: TrainedModel, processes: Processes, 
     recipe, settings = config.recipe, config.deepspeed
     dtype = compute_dtype(recipe.precision or "float32", processes.device.type)
     decay, norm = recipe.weight_decay or 0.0, recipe.max_grad_norm or 1.0
+    if settings is not None and spreads(settings, processes.world_size):
+        _single_process_group(processes)
+        return DeepSpeedEngine(
+            model,
+            processes,
+            settings,
+            dtype=dtype,
+            weight_decay=decay,
+            max_grad_norm=norm,
+            micro_sequences=batch.micro_sequences,
+            accumulation=batch.accumulation,
+        )
     if settings is not None and settings.zero_stage > 0:
-        if processes.world_size > 1 or settings.offload != "none":
-            _single_process_group(processes)
-            return DeepSpeedEngine(
-                model,
-                processes,
-                settings,
-                dtype=dtype,
-                weight_decay=decay,
-                max_grad_norm=norm,
-                micro_sequences=batch.micro_sequences,
-                accumulation=batch.accumulation,
-            )
         _log.info("ZeRO-%d has nothing to spread over one process: training without it.", settings.zero_stage)
     return PlainEngine(model, processes, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
+
+
+def spreads(settings: DeepSpeed, world_size: int) -> bool:
+    """Whether ZeRO is asked for and has something to spread: over several processes, or into the host's memory."""
+    return settings.zero_stage > 0 and (world_size > 1 or settings.offload != "none")
 
 
 def _single_process_group(processes: Processes) -> None:

@@ -7,11 +7,12 @@ from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.blocks import HeldOutBlocks, PackedBlocks
 from herdsman_trainer.distributed import Processes, connected
 from herdsman_trainer.evaluation import HeldOut, tokens_of_other_vocabulary
+from herdsman_trainer.preflight import prepare
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.token_cache import TokenCache, build_or_open, open_tokens
 from herdsman_trainer.token_writer import CorpusOptions
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
-from herdsman_trainer.training_inputs import open_training_inputs
+from herdsman_trainer.training_inputs import TrainingInputs, heard_by, open_training_inputs, sequence_length
 from herdsman_trainer.training_run import TrainingData, run_training
 
 
@@ -25,11 +26,19 @@ def run(config: PretrainConfig, context: RunContext) -> Artifact:
         return done
     with connected(config.device) as processes:
         context.report(activity="checking the inputs")
-        inputs = processes.on_first(lambda: open_training_inputs(config))
+        inputs = processes.on_first(lambda: open_training_inputs(config, heard_by(context)))
         tokenizer = load_tokenizer(inputs.tokenizer)
         cache = _tokens(config, context, processes, inputs.dataset, tokenizer)
-        data = _data(config, cache, tokenizer)
-        return run_training(config, context, processes, inputs, tokenizer, data)
+        return run_training(config, context, processes, inputs, tokenizer, _data(config, cache, tokenizer))
+
+
+def preflight(config: PretrainConfig, context: RunContext) -> None:
+    """Check everything and tokenise the corpus, so that `run` finds it done."""
+
+    def data_of(inputs: TrainingInputs, tokenizer: TextTokenizer) -> TrainingData:
+        return _data(config, _tokens(config, context, Processes(), inputs.dataset, tokenizer), tokenizer)
+
+    prepare(config, context, data_of)
 
 
 def _tokens(
@@ -55,7 +64,7 @@ def _tokens(
 
 
 def _data(config: PretrainConfig, cache: TokenCache, tokenizer: TextTokenizer) -> TrainingData:
-    block_size = config.recipe.block_size or 512
+    block_size = sequence_length(config)
     blocks = PackedBlocks(cache.train, block_size)
     counts = cache.held_out_counts
 

@@ -9,10 +9,11 @@ from herdsman_trainer.distributed import Processes, connected
 from herdsman_trainer.evaluation import HeldOut
 from herdsman_trainer.instruction_cache import build_or_open_instructions, open_instructions
 from herdsman_trainer.instruction_set import InstructionSet
+from herdsman_trainer.preflight import prepare
 from herdsman_trainer.prompts import TEMPLATES
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
-from herdsman_trainer.training_inputs import open_training_inputs
+from herdsman_trainer.training_inputs import TrainingInputs, heard_by, open_training_inputs, sequence_length
 from herdsman_trainer.training_run import TrainingData, run_training
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,19 @@ def run(config: SFTConfig, context: RunContext) -> Artifact:
         return done
     with connected(config.device) as processes:
         context.report(activity="checking the inputs")
-        inputs = processes.on_first(lambda: open_training_inputs(config))
+        inputs = processes.on_first(lambda: open_training_inputs(config, heard_by(context)))
         tokenizer = load_tokenizer(inputs.tokenizer)
         samples = _samples(config, context, processes, inputs.dataset, tokenizer)
         return run_training(config, context, processes, inputs, tokenizer, _data(config, samples))
+
+
+def preflight(config: SFTConfig, context: RunContext) -> None:
+    """Check everything and encode the records, so that `run` finds it done."""
+
+    def data_of(inputs: TrainingInputs, tokenizer: TextTokenizer) -> TrainingData:
+        return _data(config, _samples(config, context, Processes(), inputs.dataset, tokenizer))
+
+    prepare(config, context, data_of)
 
 
 def _samples(
@@ -39,7 +49,7 @@ def _samples(
     """Return the records as ids; rank 0 encodes them, the others open what it made."""
     recipe = config.recipe
     template = TEMPLATES[recipe.template or "alpaca"]
-    length = recipe.max_length or 512
+    length = sequence_length(config)
 
     def build() -> str:
         context.report(activity="encoding the records")
@@ -60,7 +70,7 @@ def _data(config: SFTConfig, samples: InstructionSet) -> TrainingData:
         train=train,
         held_out=HeldOut(held_out, int(held_out.characters.sum())) if len(held_out) else None,
         key=samples.key,
-        length=config.recipe.max_length or 512,
+        length=sequence_length(config),
         figures={
             "records": counts.read,
             "samples": len(train),
