@@ -93,6 +93,14 @@ GANGS = [
         ("b", "OutOfMemory"),
     ),
     (
+        "a pod that stood still beats the crashes of those who waited for it",
+        [
+            pod("a", exit_code=1, ended=FIRST),
+            pod("b", exit_code=75, termination=said("Stalled", "x"), ended=SECOND),
+        ],
+        ("b", "Stalled"),
+    ),
+    (
         "the first crash beats those who were stopped for it",
         [
             pod("a", exit_code=75, termination=said("Interrupted", "x"), ended=SECOND),

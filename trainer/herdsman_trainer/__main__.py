@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,7 +22,9 @@ from herdsman.api.exit_codes import ExitCode, TerminationMessage
 from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig, TrainingConfig
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput, StepError, Temporary
+from herdsman_trainer.heartbeat import HEART, Stall, Watch
 from herdsman_trainer.launch import needs_launch, run_ranks, termination_path
+from herdsman_trainer.stalls import end_process, stalled
 
 if TYPE_CHECKING:
     from herdsman_trainer.run_context import RunContext
@@ -36,6 +38,8 @@ STEPS = {
 }
 """The module in `steps` for each kind."""
 CRASHED = 1
+LIBRARY_BYTES = 4 << 30
+"""PyTorch and what comes with it, read from an image that may not be on the node's disk yet."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     context: RunContext | None = None
+    watch: Watch | None = None
     try:
         config = read_config(arguments.config)
         if needs_launch(config.launch, os.environ):
             command = [sys.executable, "-m", "herdsman_trainer", "--config", str(arguments.config)]
             return run_ranks(config.launch, command)
+        if config.stall_seconds is not None:
+            watch = _watch(config.stall_seconds, lambda: context)
         context = _context(config)
         _stop_on_signals(context)
         artifact = run_step(config, context)
@@ -59,11 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = ending(error)
         sys.stderr.write(f"{error}\n" if isinstance(error, StepError) else traceback.format_exc())
     _say(message, context)
+    if watch is not None:
+        watch.stop()
     return code
 
 
+def _watch(limit: float, context: "Callable[[], RunContext | None]") -> Watch:
+    """Watch this process from now on; a stall ends it."""
+
+    def end(stall: Stall) -> None:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        known = context()
+        resumed = known.resumed_from_step if known is not None else None
+        end_process(stalled(stall, int(os.environ["RANK"]) if several else None, resumed), os.environ)
+
+    watch = Watch(HEART, limit, end)
+    watch.start()
+    return watch
+
+
 def _context(config: AnyRunConfig) -> "RunContext":
-    from herdsman_trainer.run_context import RunContext  # with it comes PyTorch, which a launcher does not need
+    with HEART.handling(LIBRARY_BYTES):
+        from herdsman_trainer.run_context import RunContext  # with it comes PyTorch, which a launcher does not need
 
     return RunContext(config)
 
@@ -94,7 +118,8 @@ def run_step(config: AnyRunConfig, context: "RunContext") -> Artifact | None:
     """
     if (artifact := context.published()) is not None:
         return artifact
-    step = importlib.import_module(f"herdsman_trainer.steps.{STEPS[config.kind]}")
+    with HEART.handling(LIBRARY_BYTES):
+        step = importlib.import_module(f"herdsman_trainer.steps.{STEPS[config.kind]}")
     if isinstance(config, TrainingConfig) and config.preflight is not None:
         step.preflight(config, context)
         return None
@@ -132,17 +157,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _say(message: TerminationMessage, context: "RunContext | None") -> None:
+    """Write the last words, and then the last progress, which a volume that does not answer may hold up."""
     if context is not None:
         message = message.model_copy(
             update={"step": context.step or None, "resumed_from_step": context.resumed_from_step}
         )
+    if message.artifact is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        # The ranks of a pod that torchrun started share one file, and of a success all of them say the same.
+        try:
+            termination_path(os.environ).write_bytes(message.to_bytes())
+        except OSError as error:
+            sys.stderr.write(f"The termination message was not written: {error}\n{message.to_bytes().decode()}\n")
+    if context is not None:
         context.close()
-    if message.artifact is not None and os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # the ranks of a pod that torchrun started share one file, and all of them say the same
-    try:
-        termination_path(os.environ).write_bytes(message.to_bytes())
-    except OSError as error:
-        sys.stderr.write(f"The termination message was not written: {error}\n{message.to_bytes().decode()}\n")
 
 
 def _stop_on_signals(context: "RunContext") -> None:

@@ -1,7 +1,8 @@
 """How an attempt ended: the pods of one Job, boiled down to one cause.
 
 In a gang the first pod to fall takes the others with it, so the cause is ranked: what no retry can mend, then what came
-from outside (an eviction, a lost machine), then want of memory, then whichever pod ended first.
+from outside (an eviction, a lost machine), then want of memory, then a pod that stood still and was waited for, then
+whichever pod ended first.
 """
 
 from dataclasses import dataclass
@@ -105,8 +106,10 @@ def _rank(pod: PodFacts, cause: Ending) -> tuple[int, datetime, bool, int]:
         first = 2
     elif cause.reason is Reason.OUT_OF_MEMORY:
         first = 3
-    else:
+    elif cause.reason is Reason.STALLED:
         first = 4
+    else:
+        first = 5
     return first, pod.ended or _FAR, not cause.counted, pod.index
 
 
