@@ -67,6 +67,13 @@ def test_a_temporary_answer_is_followed_by_pauses_up_to_half_a_minute():
     assert delays(ApiError(500, "InternalError", "etcd")) == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
+def test_definitions_that_are_older_than_the_operator_are_told(caplog):
+    message = "failed to create typed patch object: .status.attempts[number=1].preflight: field not declared in schema"
+    with caplog.at_level(logging.ERROR):
+        delays(ApiError(500, "Unknown", message), 1)
+    assert "older than this operator: apply those of its chart" in caplog.text
+
+
 def test_as_long_is_waited_as_the_server_asks_for():
     assert delays(ApiError(429, "TooManyRequests", "slow down", 5.0), 5) == [5, 5, 5, 5, 8]
 

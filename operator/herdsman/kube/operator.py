@@ -27,6 +27,8 @@ LONGEST_PAUSE = 10.0
 """Seconds between two tries while the API server is away: it is back within a minute of its return everywhere."""
 LONGEST_RETRY = 30.0
 """Seconds between two tries after a temporary answer; bugs and refusals wait longer."""
+OLDER_SCHEMA = "field not declared in schema"
+"""What the API server says, as an error of its own, of a field that the applied CustomResourceDefinition lacks."""
 
 _log = logging.getLogger("herdsman.operator")
 
@@ -185,8 +187,10 @@ class Operator:
 
     def _refused(self, key: ResourceKey, error: ApiError) -> None:
         self._metrics.errors.labels("temporary" if error.temporary else "refused").inc()
-        level = logging.INFO if error.temporary else logging.ERROR
-        _log.log(level, "%s: %s", key, error)
+        outdated = OLDER_SCHEMA in error.message
+        level = logging.INFO if error.temporary and not outdated else logging.ERROR
+        hint = "; the CustomResourceDefinitions are older than this operator: apply those of its chart" if outdated else ""
+        _log.log(level, "%s: %s%s", key, error, hint)
         longest = LONGEST_RETRY if error.temporary else None
         self._shell.queue.retry(key, longest=longest, at_least=error.retry_after or 0.0)
         if error.status == 429:
