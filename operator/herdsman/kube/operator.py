@@ -189,8 +189,8 @@ class Operator:
         self._metrics.errors.labels("temporary" if error.temporary else "refused").inc()
         outdated = OLDER_SCHEMA in error.message
         level = logging.INFO if error.temporary and not outdated else logging.ERROR
-        hint = "; the CustomResourceDefinitions are older than this operator: apply those of its chart" if outdated else ""
-        _log.log(level, "%s: %s%s", key, error, hint)
+        remedy = "; the CustomResourceDefinitions are older than this operator: apply those of its chart"
+        _log.log(level, "%s: %s%s", key, error, remedy if outdated else "")
         longest = LONGEST_RETRY if error.temporary else None
         self._shell.queue.retry(key, longest=longest, at_least=error.retry_after or 0.0)
         if error.status == 429:
