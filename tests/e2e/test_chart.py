@@ -13,6 +13,8 @@ import yaml
 from admission import PROJECT
 from e2e_cluster import kubectl
 from e2e_images import image
+from e2e_operator import Namespace
+from e2e_runs import base, filled_claim, reached, training
 from helm import CHART, helm
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.generate.examples import EXAMPLES
@@ -38,7 +40,7 @@ def installed(namespace: str, chart: Path = CHART, **values: Any) -> str:
     """Install or upgrade the release and wait until it is there; returns what helm says."""
     options = ["--namespace", namespace, "--wait", "--timeout", "150s", "--values", "-"]
     # The CRDs of these tests' cluster may have been applied without Helm, or by a release that is gone.
-    given = json.dumps({"images": {"operator": parts(image("operator"))}, **values})
+    given = json.dumps({"images": {"operator": parts(image("operator"))}} | values)
     ended = helm("upgrade", "--install", NAME, str(chart), "--take-ownership", *options, stdin=given)
     problem = "" if ended.returncode == 0 else ended.stderr + told(namespace)
     assert ended.returncode == 0, problem
@@ -160,6 +162,38 @@ def can(verb: str, resource: str, namespace: str, account: str, scratch: Path) -
     path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
     answered = json.loads(kubectl("create", "--raw", path, "-f", str(scratch / "review.json")))
     return bool(answered["status"]["allowed"])
+
+
+@pytest.mark.images
+def test_an_upgrade_with_a_run_at_work_restarts_no_pod_of_it(crds, tmp_path):
+    """Another chart, other CRDs, another image for trainers: all of that is for what is made from then on."""
+    namespace = Namespace(tmp_path)
+    trainer = parts(image("trainer"))
+    try:
+        filled_claim(namespace, tmp_path)
+        operator = {"operator": parts(image("operator"))}
+        installed(namespace.name, older(tmp_path / "older"), images={**operator, "trainer": trainer})
+        recipe = {"maxSteps": 1200, "checkpoints": {"everySteps": 100}}
+        namespace.apply(base(), training("long", recipe=recipe))
+        reached(namespace, None, "pretrainjob", "long", "Running")
+        before = lives(namespace, "long")
+
+        installed(namespace.name, images={**operator, "trainer": {**trainer, "tag": "the-next-one"}})
+        assert lives(namespace, "long") == before
+        status = reached(namespace, None, "pretrainjob", "long", "Succeeded", 400)
+        assert lives(namespace, "long") == before
+        assert len(status["attempts"]) == 1
+    finally:
+        helm("uninstall", NAME, "--namespace", namespace.name, "--ignore-not-found")
+        namespace.delete()
+
+
+def lives(namespace: Namespace, name: str) -> list[tuple[str, int]]:
+    """The pods of a run, and how often each was started again."""
+    return [
+        (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
+        for pod in namespace.all("pods", "-l", f"herdsman.dev/name={name}")
+    ]
 
 
 def test_plain_manifests_are_accepted_by_the_api_server(crds):
