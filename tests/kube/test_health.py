@@ -131,6 +131,19 @@ def test_readyz_says_what_is_missing():
     assert (ready, missing) == ((200, "ok\n"), (503, "a CustomResourceDefinition is missing\n"))
 
 
+def test_a_replica_that_stands_by_is_ready_until_it_takes_over():
+    async def story(station, _loop, get):
+        readiness = station.operator.readiness
+        readiness.listed, readiness.problem = False, "the first listing is under way"
+        found = []
+        for change in (lambda: None, readiness.stand_by, readiness.take_over):
+            change()
+            found.append((await get("/readyz"))[0])
+        return found
+
+    assert served(story) == [503, 200, 503]
+
+
 def test_every_documented_metric_is_served_and_every_served_one_is_documented():
     async def story(station, _loop, get):
         uid = station.api.of("Job")[0]["metadata"]["uid"]

@@ -48,6 +48,29 @@ def test_it_passes_on_when_it_has_not_been_renewed_for_fifteen_seconds_of_the_ot
     assert run(story) == ([False, False, True], "other", False)
 
 
+def test_only_one_that_knows_of_a_holder_says_that_it_stands_by(monkeypatch):
+    monkeypatch.setattr("herdsman.kube.lease.RETRY_SECONDS", 0.0)
+
+    async def story():
+        api, clock, one, other = replicas()
+        await one._try()
+        said = []
+        api.before = lambda call: (_ for _ in ()).throw(Unreachable("away"))
+
+        def passing():
+            said.append(clock.now)
+            clock.now += 10
+
+        waiting = asyncio.create_task(other.acquire(passing))
+        await asyncio.sleep(0.01)
+        found = [list(said)]
+        api.before = lambda call: None
+        await asyncio.wait_for(waiting, 5)
+        return [*found, said, holder(api)]
+
+    assert run(story) == [[], [0.0, 10.0], "other"]
+
+
 def test_a_renewal_keeps_the_other_waiting():
     async def story():
         _, clock, one, other = replicas()

@@ -28,8 +28,11 @@ class Health:
         return [*stuck, *self._watches.silent()]
 
     def obstacles(self) -> list[str]:
-        """Return why the operator does not work yet; nothing where it does."""
-        return [] if self._readiness.listed else [self._readiness.problem]
+        """Return why the operator does not work yet; nothing where it does, or stands by while another one does.
+
+        A replica that stands by is as ready as it can be: a roll-out that waits for it would wait for ever otherwise.
+        """
+        return [] if self._readiness.listed or self._readiness.standing_by else [self._readiness.problem]
 
     def figures(self) -> dict[str, float]:
         """Return what Prometheus is told of it."""

@@ -36,9 +36,11 @@ class Lease:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._seen: tuple[object, float] | None = None
 
-    async def acquire(self) -> None:
-        """Wait until the lease is ours."""
+    async def acquire(self, standing_by: Callable[[], None] = lambda: None) -> None:
+        """Wait until the lease is ours; says so while another replica is known to hold it."""
         while not await self._try():
+            if self._seen is not None:
+                standing_by()
             await asyncio.sleep(RETRY_SECONDS)
         _log.info("%s holds the lease %s/%s", self._identity, self._namespace, self._name)
 

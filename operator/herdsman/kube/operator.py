@@ -39,9 +39,19 @@ class Readiness:
 
     listed: bool = False
     """Whether everything was listed in full."""
+    standing_by: bool = False
+    """Whether another replica works, and this one is ready to take over."""
     problem: str = "the first listing is under way"
     listed_at: float = 0.0
     """When everything was last listed, on the clock of time.monotonic."""
+
+    def stand_by(self) -> None:
+        """Note that another replica works."""
+        self.standing_by = True
+
+    def take_over(self) -> None:
+        """Note that this replica works, as soon as everything is listed."""
+        self.standing_by = False
 
 
 class Operator:

@@ -84,8 +84,10 @@ async def _health(options: Options, shell: Shell, operator: Operator, metrics: M
 
 
 async def _work(options: Options, shell: Shell, operator: Operator, lease: Lease | None, stop: asyncio.Event) -> None:
-    if lease is not None and not await _unless(stop, lease.acquire()):
-        return
+    if lease is not None:
+        if not await _unless(stop, lease.acquire(operator.readiness.stand_by)):
+            return
+        operator.readiness.take_over()
     if not await _unless(stop, operator.list_until_done()):
         return
     tasks = [asyncio.create_task(operator.run(), name="operator")]
