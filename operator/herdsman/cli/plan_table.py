@@ -72,7 +72,8 @@ def _makes(found: Preview) -> str:
     if found.done:
         return "nothing, it is done"
     workers = (child for child in found.children if child["kind"] in ("Job", "Deployment"))
-    return next((f"{child['kind']} {child['metadata']['name']}" for child in workers), "nothing")
+    made = next((f"{child['kind']} {child['metadata']['name']}" for child in workers), "nothing")
+    return f"{made}, a preflight without GPUs" if found.plan.preflight and found.children else made
 
 
 def _needs(estimate: Estimate | None) -> str:
@@ -94,6 +95,7 @@ def _object(found: Preview) -> dict[str, Any]:
         "action": found.action,
         "done": found.done,
         "attempt": planned.attempt,
+        "preflight": planned.preflight,
         "after": [{"kind": key.kind, "name": key.name} for key in found.after],
         "problems": list(found.problems),
         "wants": list(found.wants),
