@@ -41,6 +41,10 @@ class Cluster(Protocol):
         """Make the children exist as given, owned by the resource; applying twice changes nothing."""
         ...
 
+    async def remove(self, resource: AnyResource, children: Sequence[Key]) -> None:
+        """Delete those of these that exist and belong to the resource."""
+        ...
+
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run with their pods and logs; those that are gone already are no error."""
         ...

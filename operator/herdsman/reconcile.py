@@ -35,6 +35,8 @@ async def reconcile(key: Key, cluster: Cluster, site: Site) -> Outcome:
         return Outcome(report)
     world = await cluster.observe(resource)
     planned = plan(resource, world, site)
+    if planned.unwanted:
+        await cluster.remove(resource, planned.unwanted)
     await cluster.apply(resource, planned.children)
     if planned.expired:
         await cluster.forget_jobs(resource, planned.expired)

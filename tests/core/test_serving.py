@@ -1,11 +1,26 @@
 """A server's objects and its status."""
 
+from dataclasses import replace
+
 import pytest
 
-from builders import CLUSTER, LAPTOP, NOW, finished, later, lora_merge, model_server, pod, said, with_status, world
+from builders import (
+    CLUSTER,
+    LAPTOP,
+    NOW,
+    finished,
+    later,
+    lora_merge,
+    model_server,
+    pod,
+    said,
+    sft_job,
+    with_status,
+    world,
+)
 from herdsman.core.plan import plan
 from herdsman.core.status import is_final, is_refused, status
-from herdsman.core.world import ServerFacts
+from herdsman.core.world import Key, ServerFacts
 
 MERGED = finished(lora_merge())
 
@@ -14,8 +29,8 @@ def children(resource, *, site=CLUSTER):
     return {child["kind"]: child for child in plan(resource, world(MERGED), site).children}
 
 
-def report(resource, *others, server=None, now=NOW):
-    seen = world(*others, server=server, now=now)
+def report(resource, *others, server=None, now=NOW, unmade=()):
+    seen = replace(world(*others, server=server, now=now), unmade=dict(unmade))
     return status(resource, plan(resource, seen, CLUSTER), seen)
 
 
@@ -25,7 +40,7 @@ def condition(of, kind):
 
 def test_a_server_is_a_deployment_behind_a_service():
     made = children(model_server(replicas=3, port=9000))
-    assert {child["metadata"]["name"] for child in made.values()} == {"ms-chat"}
+    assert {child["metadata"]["name"] for kind, child in made.items() if kind != "ConfigMap"} == {"ms-chat"}
     deployment, service = made["Deployment"]["spec"], made["Service"]["spec"]
     assert deployment["replicas"] == 3
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -58,6 +73,36 @@ def test_on_one_machine_nobody_else_can_reach_the_server():
     assert '"host": "127.0.0.1"' in text
 
 
+def test_every_configuration_has_a_config_map_of_its_own():
+    def names(resource):
+        made = children(resource)
+        volumes = made["Deployment"]["spec"]["template"]["spec"]["volumes"]
+        mounted = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
+        assert mounted == [made["ConfigMap"]["metadata"]["name"]]
+        assert made["ConfigMap"]["immutable"] is True
+        return mounted[0]
+
+    assert names(model_server()) == names(model_server(replicas=5, metadata={"generation": 4}))
+    assert names(model_server()) != names(model_server(limits={"maxTokens": 5}))
+    assert names(model_server()).startswith("ms-chat-")
+    assert len(names(model_server("n" * 40))) <= 63
+
+
+def test_a_replica_has_time_to_finish_its_answers_after_the_cluster_has_heard_that_it_stops():
+    made = children(model_server(limits={"drainSeconds": 300}))
+    assert '"acceptSeconds": 10' in made["ConfigMap"]["data"]["job.json"]
+    assert made["Deployment"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 10 + 300 + 10
+    assert '"acceptSeconds": 0' in children(model_server(), site=LAPTOP)["ConfigMap"]["data"]["job.json"]
+
+
+def test_a_key_comes_from_its_secret_and_stands_nowhere_else():
+    made = children(model_server(apiKey={"secret": {"name": "chat-keys", "key": "api"}}))
+    environment = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    reference = {"secretKeyRef": {"name": "chat-keys", "key": "api"}}
+    assert {"name": "HERDSMAN_API_KEY", "valueFrom": reference} in environment
+    assert "chat-keys" not in made["ConfigMap"]["data"]["job.json"]
+
+
 CRASHED = pod("ms-chat-1", phase="Failed", exit_code=1, container="server")
 STATES = [
     ("nothing is made yet", model_server(), None, "Progressing", "False"),
@@ -66,7 +111,14 @@ STATES = [
     ("some of it answers", model_server(replicas=3), ServerFacts(3, 1, "http://x", 1), "Progressing", "True"),
     ("a replica crashed", model_server(replicas=2), ServerFacts(2, 1, "u", 1, (CRASHED,)), "Degraded", "True"),
     ("all crashed", model_server(), ServerFacts(1, 0, None, 1, (CRASHED,)), "Degraded", "False"),
-    ("it is rolled out", model_server(metadata={"generation": 2}), ServerFacts(1, 1, "u", 1), "Progressing", "False"),
+    ("it is rolled out", model_server(metadata={"generation": 2}), ServerFacts(1, 1, "u", 0), "Progressing", "True"),
+    (
+        "a rollout is stuck",
+        model_server(metadata={"generation": 2}),
+        ServerFacts(2, 1, "u", 0, (CRASHED,)),
+        "Degraded",
+        "True",
+    ),
     ("it is scaled to nothing", model_server(replicas=0), ServerFacts(0, 0, None, 1), "Suspended", "False"),
 ]
 
@@ -120,3 +172,75 @@ def test_a_servers_status_fed_back_changes_nothing_and_is_never_final():
     first = report(model_server(), MERGED, server=server)
     assert report(with_status(model_server(), first), MERGED, server=server, now=later(60)) == first
     assert not is_final(first)
+
+
+CHANGED = model_server(model={"loraMerge": "next"}, metadata={"generation": 2})
+
+
+def test_a_change_that_waits_for_its_model_leaves_the_replicas_as_they_are():
+    found = report(CHANGED, server=ServerFacts(1, 1, "http://x", 1))
+    assert plan(CHANGED, world(server=ServerFacts(1, 1, "http://x", 1)), CLUSTER).children == ()
+    assert (found.phase, condition(found, "Ready").status) == ("Waiting", "True")
+    assert "as before the last change, which waits: spec.model.loraMerge" in condition(found, "Progressing").message
+    assert not is_refused(found)
+
+
+def test_a_change_that_cannot_be_leaves_the_replicas_as_they_are_and_says_why():
+    other = finished(lora_merge("next"), kind="adapter")
+    wrong = model_server(model={"loraMerge": "next"}, adapters=[{"sftJob": "tuned"}], metadata={"generation": 2})
+    tuned = finished(sft_job("tuned"), base_digest="f" * 64)
+    found = report(wrong, finished(lora_merge("next")), tuned, other, server=ServerFacts(1, 1, "http://x", 1))
+    assert (found.phase, condition(found, "Ready").status) == ("Waiting", "True")
+    assert found.failure.reason == "ArtifactMismatch"
+    assert found.failure.message in condition(found, "Progressing").message
+
+
+def test_a_stuck_rollout_is_told_with_its_cause_while_those_of_before_answer():
+    stuck = pod("ms-chat-2", container="server", reason="ImagePullBackOff", message="no such image")
+    found = report(model_server(metadata={"generation": 2}), MERGED, server=ServerFacts(2, 1, "u", 0, (stuck,)))
+    assert (found.phase, found.failure.reason) == ("Degraded", "ImageUnavailable")
+    assert condition(found, "Progressing").message.startswith("1 of 1 replicas answer. The image cannot be pulled")
+    assert (condition(found, "Ready").status, condition(found, "Ready").message) == ("True", "1 of 1 replicas answer.")
+
+
+def test_a_secret_that_is_not_there_is_named_with_the_remedy():
+    waits = pod("ms-chat-2", container="server", reason="SecretNotFound", message='secret "chat-keys" not found')
+    found = report(model_server(), MERGED, server=ServerFacts(1, 0, None, 1, (waits,)))
+    assert (found.phase, found.failure.reason) == ("Degraded", "SecretNotFound")
+    assert 'secret "chat-keys" not found' in found.failure.message
+    assert "spec.apiKey.secret" in found.failure.hint
+
+
+AUTO = {"autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetWaitingRequests": 3}}
+SCALED = [
+    ("autoscaling has not begun", ServerFacts(1, 1, "u", 1, wanted=1), "Progressing", "1 of 2"),
+    ("at the least", ServerFacts(2, 2, "u", 1, wanted=2), "Ready", "2 of 2"),
+    ("under load", ServerFacts(4, 3, "u", 1, wanted=4), "Progressing", "3 of 4"),
+    ("more than is allowed is on its way down", ServerFacts(9, 9, "u", 1, wanted=9), "Ready", "9 of 4"),
+]
+
+
+@pytest.mark.parametrize(("server", "phase", "told"), [row[1:] for row in SCALED], ids=[row[0] for row in SCALED])
+def test_with_autoscaling_as_many_replicas_are_wanted_as_it_found(server, phase, told):
+    found = report(model_server(**AUTO), MERGED, server=server)
+    assert (found.phase, condition(found, "Progressing").message[:6]) == (phase, told)
+
+
+def test_without_an_autoscaler_the_least_is_not_waited_for():
+    key = Key("HorizontalPodAutoscaler", "ms-chat")
+    found = report(model_server(**AUTO), MERGED, server=ServerFacts(1, 1, "u", 1, wanted=1), unmade={key: "no."})
+    assert found.phase == "Ready"
+    assert condition(found, "Progressing").message.endswith("The HorizontalPodAutoscaler ms-chat was not made: no.")
+
+
+def test_what_is_missing_beside_a_server_is_told_as_long_as_it_is_asked_for():
+    key = Key("ServiceMonitor", "ms-chat")
+    told = {key: "the cluster does not know the kind ServiceMonitor"}
+    facts = ServerFacts(1, 1, "u", 1)
+    found = report(model_server(monitoring={"serviceMonitor": True}), MERGED, server=facts, unmade=told)
+    assert (found.phase, found.failure) == ("Ready", None)
+    assert "The ServiceMonitor ms-chat was not made: the cluster does not" in condition(found, "Progressing").message
+    assert (
+        "ServiceMonitor"
+        not in condition(report(model_server(), MERGED, server=facts, unmade=told), "Progressing").message
+    )

@@ -46,6 +46,8 @@ class FakeApi:
         self.calls: list[Call] = []
         self.before: Callable[[Call], None] = lambda _call: None
         self.after: Callable[[Call], None] = lambda _call: None
+        self.unknown: set[str] = set()
+        """Kinds whose CustomResourceDefinition is missing."""
         self.listeners: list[Callable[[str, Body], None]] = []
         self._version = 100
         self._uids = 0
@@ -69,7 +71,7 @@ class FakeApi:
         with self._call("create", kind, metadata["name"]):
             return _copied(self.add(body))
 
-    async def apply(self, body, *, subresource=None):
+    async def apply(self, body, *, subresource=None, manager="herdsman", force=True):
         kind, metadata = body["kind"], body["metadata"]
         where = kind, metadata["namespace"], metadata["name"]
         with self._call("apply", kind, metadata["name"], subresource):
@@ -81,7 +83,10 @@ class FakeApi:
                 bare["metadata"]["namespace"] = metadata["namespace"]
                 self._store(where, bare, announce=False)
             self._check_preconditions(where, metadata)
-            return _copied(self._apply(where, body, subresource))
+            manager = f"{manager}{'/' + subresource if subresource else ''}"
+            if not force:
+                self._check_conflicts(where, body, manager)
+            return _copied(self._apply(where, body, subresource, manager))
 
     async def merge(self, kind, namespace, name, patch):
         with self._call("merge", kind, name):
@@ -111,9 +116,13 @@ class FakeApi:
         return self._store(where, stored)
 
     def change(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> Body:
-        """Merge a patch as a controller, a kubelet or a user does."""
+        """Merge a patch as a controller, a kubelet or a user does; what it changes is nobody else's any more."""
         where = kind, namespace, name
-        return self._replace(where, _merged(self._find(where), patch))
+        old = self._find(where)
+        changed = _merged(old, patch)
+        for held in self.fields[where].values():
+            held -= {path for path in held if _at(old, path) != _at(changed, path)}
+        return self._replace(where, changed)
 
     def remove(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object and everything it owns."""
@@ -139,6 +148,11 @@ class FakeApi:
 
     def _call(self, verb, kind, name, subresource=None):
         return _Calling(self, Call(len(self.calls), verb, kind, name, subresource))
+
+    def _check_conflicts(self, where: Where, body: Mapping[str, Any], manager: str) -> None:
+        for path, value in _leaves({"spec": body["spec"]}):
+            if _at(self.objects[where], path) != value:
+                raise Conflict(409, "Conflict", f"conflict with another manager of {'.'.join(path)}")
 
     def _find(self, where: Where) -> Body:
         if where not in self.objects:
@@ -169,12 +183,13 @@ class FakeApi:
         if wrong:
             raise ApiError(422, "Invalid", f"{where[0]} {where[2]}: {', '.join(wrong)}: field is immutable")
 
-    def _apply(self, where: Where, body: Mapping[str, Any], subresource: str | None) -> Body:
-        manager = f"herdsman{'/' + subresource if subresource else ''}"
+    def _apply(self, where: Where, body: Mapping[str, Any], subresource: str | None, manager: str) -> Body:
         document = _copied(dict(body))
         document.pop("apiVersion"), document.pop("kind")
         for field in ("name", "namespace", "uid", "resourceVersion"):
             document["metadata"].pop(field, None)
+        if not document["metadata"]:
+            del document["metadata"]
         if subresource:
             document = {subresource: document[subresource]}
         elif where[0] in KINDS:
@@ -186,7 +201,11 @@ class FakeApi:
             _cut(changed, path)
         for path, value in paths.items():
             _put(changed, path, value)
+        if where[0] == "Deployment":
+            changed["spec"].setdefault("replicas", 1)
         self._check_unchangeable(where, changed)
+        for held in self.fields[where].values():
+            held -= {path for path in held if path in paths and _at(self.objects[where], path) != paths[path]}
         self.fields[where][manager] = set(paths)
         return self._replace(where, changed)
 
@@ -230,6 +249,8 @@ class _Calling:
     def __enter__(self):
         self._api.calls.append(self._call)
         self._api.before(self._call)
+        if self._call.kind in self._api.unknown:
+            raise NotFound(404, "Unknown", "404 page not found")
 
     def __exit__(self, kind, error, trace):
         if kind is None or issubclass(kind, ApiError):
@@ -258,6 +279,12 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from _leaves(member, (*path, name))
     else:
         yield path, value
+
+
+def _at(body: Any, path: Path) -> Any:
+    for name in path:
+        body = body.get(name) if isinstance(body, dict) else None
+    return body
 
 
 def _put(body: Body, path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A Job controller, a Deployment controller and kubelets in memory: every step moves everything on by one state."""
+"""Controllers of Jobs, Deployments and autoscaling, and kubelets in memory; a step moves all on by one state."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -48,6 +48,8 @@ class FakePlatform:
         for job in self.api.of("Job"):
             if "template" in job["spec"]:
                 self._job(job)
+        for scaler in self.api.of("HorizontalPodAutoscaler"):
+            self._scale(scaler)
         for deployment in self.api.of("Deployment"):
             self._roll_out(deployment)
         for claim in self.api.of("PersistentVolumeClaim"):
@@ -157,7 +159,15 @@ class FakePlatform:
         made = builders.artifact(resource, claim=place.claim, path=f"{place.path}/artifact")
         return builders.said("Succeeded", artifact=made).to_bytes().decode()
 
+    def _scale(self, scaler: Body) -> None:
+        """Keep the number of replicas within the bounds, as long as it is not 0."""
+        spec, where = scaler["spec"], (scaler["metadata"]["namespace"], scaler["spec"]["scaleTargetRef"]["name"])
+        there = self.api.objects["Deployment", *where]["spec"]["replicas"]
+        wanted = min(max(there, spec["minReplicas"]), spec["maxReplicas"])
+        if there and wanted != there:
+            self.api.change("Deployment", *where, {"spec": {"replicas": wanted}})
+
     def _roll_out(self, deployment: Body) -> None:
-        wanted, generation = deployment["spec"]["replicas"], deployment["metadata"]["generation"]
+        wanted, generation = deployment["spec"].get("replicas", 1), deployment["metadata"]["generation"]
         counts = dict.fromkeys(("replicas", "readyReplicas", "updatedReplicas", "availableReplicas"), wanted)
         self.status(deployment, observedGeneration=generation, **counts)

@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from herdsman.api.v1alpha1.status import Progress
+from herdsman.api.exit_codes import TerminationMessage
+from herdsman.api.v1alpha1.status import Metric, Progress
 from herdsman.core.endings import ending
 from herdsman.kube.facts import (
     LiveReport,
     cause_of_events,
     job_facts,
     pods_are_known,
-    server_facts,
     volume_facts,
 )
 from herdsman.kube.pod_facts import Cause
@@ -132,6 +132,13 @@ def test_a_trainers_own_report():
     assert job_facts(job(), [running()], live=live).progress.step == 80
 
 
+def test_the_figures_of_a_finished_run_come_with_its_last_words():
+    figures = [Metric(name="heldout_loss_per_char_after", value="2.9")]
+    words = TerminationMessage(reason="Succeeded", report=figures).to_bytes().decode()
+    facts = job_facts(job(condition("Complete"), completionTime=LATER), [terminated(0, message=words)])
+    assert (facts.state, facts.report) == ("Complete", tuple(figures))
+
+
 KNOWN = {
     "the pod that succeeded": ([terminated(0)], True),
     "none": ([], False),
@@ -173,42 +180,6 @@ EVENTS = {
 def test_the_cause_that_events_tell(name):
     events, cause = EVENTS[name]
     assert cause_of_events(events) == cause
-
-
-def deployment(generation=2, **status):
-    container = {"name": "server", "ports": [{"name": "http", "containerPort": 8000}]}
-    return {
-        "kind": "Deployment",
-        "metadata": meta("ms-chat", generation=5, annotations={"herdsman.dev/generation": str(generation)}),
-        "spec": {"replicas": 2, "template": {"spec": {"containers": [container]}}},
-        "status": {"observedGeneration": 5, **status},
-    }
-
-
-ROLLOUTS = {
-    "just made": ({}, (0, 0, 0)),
-    "half way": ({"replicas": 3, "updatedReplicas": 1, "readyReplicas": 2}, (3, 2, 0)),
-    "an old replica is left": ({"replicas": 3, "updatedReplicas": 2, "readyReplicas": 3}, (3, 3, 0)),
-    "done": ({"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}, (2, 2, 2)),
-    "not seen by the controller": (
-        {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "observedGeneration": 4},
-        (2, 2, 0),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ROLLOUTS)
-def test_replicas_count_as_new_only_after_the_rollout(name):
-    status, expected = ROLLOUTS[name]
-    facts = server_facts(deployment(**status), [])
-    assert (facts.replicas, facts.ready, facts.observed_generation) == expected
-
-
-def test_a_server_answers_at_its_service_and_shows_the_pods_that_stay():
-    leaving = terminated(143, name="old", metadata={"deletionTimestamp": END})
-    facts = server_facts(deployment(), [leaving, waiting("ErrImagePull", name="new")])
-    assert facts.url == "http://ms-chat.team.svc:8000/v1"
-    assert [entry.name for entry in facts.pods] == ["new"]
 
 
 def test_claims():

@@ -35,7 +35,7 @@ PENDING = {
     ),
     "a Secret is missing": (
         waiting("CreateContainerConfigError", 'secret "key" not found'),
-        "CreateContainerConfigError",
+        "SecretNotFound",
         'secret "key" not found',
     ),
     "the name of the image is nonsense": (waiting("InvalidImageName", "bad"), "InvalidImageName", "bad"),

@@ -2,12 +2,20 @@
 
 import builders
 from herdsman.api.v1alpha1.registry import KINDS
+from herdsman.core.optional_children import OPTIONAL_KINDS
 from herdsman.kube.api import PATHS
 from herdsman.kube.rules import LEASE_RULES, RULES, allows
 from kube.fake_platform import End
 from kube.station import NAMESPACE, Station, run
 
 VERBS = {"get": "get", "list": "list", "create": "create", "apply": "patch", "merge": "patch", "delete": "delete"}
+
+
+BESIDE = {
+    "ingress": {"host": "chat.example.com"},
+    "autoscaling": {"maxReplicas": 2, "targetWaitingRequests": 4},
+    "monitoring": {"serviceMonitor": True},
+}
 
 
 def used():
@@ -21,13 +29,16 @@ def used():
         station.put(
             builders.model_import("base"),
             builders.pretrain_job("zh", compute={"nodes": 2}),
-            builders.model_server("chat", model={"modelImport": "base"}),
+            builders.model_server("chat", model={"modelImport": "base"}, **BESIDE),
         )
         station.claims("weights", "corpora")
         station.start()
         await station.operator.list_until_done()
         await station.settle()
         station.api.change("ModelServer", NAMESPACE, "chat", {"spec": {"replicas": 2}})
+        await station.settle()
+        nothing = {"autoscaling": None, "ingress": None, "monitoring": None, "replicas": 1, "modelName": "other"}
+        station.api.change("ModelServer", NAMESPACE, "chat", {"spec": nothing})
         await station.settle()
         return station.api.calls
 
@@ -41,6 +52,14 @@ def used():
 
 def test_whole_runs_need_nothing_that_is_not_allowed():
     assert [need for need in sorted(used()) if not allows(*need)] == []
+
+
+def test_every_kind_beside_a_server_is_made_put_right_and_removed():
+    needed = used()
+    for kind in OPTIONAL_KINDS:
+        prefix, plural = PATHS[kind]
+        group = prefix.split("/")[1]
+        assert {verb for verb, *where in needed if where == [group, plural]} == {"get", "list", "patch", "delete"}
 
 
 def test_what_kopf_watches_is_allowed():

@@ -49,6 +49,81 @@ def test_a_changed_configuration_replaces_the_process(play, port):
     assert pid_of(play) not in (before, None)
 
 
+def test_a_changed_manifest_replaces_the_process_and_leaves_no_configuration_behind(play, port):
+    play.apply(model_import(), model_import("next"), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    play.fresh_cluster()
+    changed = server(port=port, model={"modelImport": "next"}, modelName="other")
+    assert play.apply(model_import(), model_import("next"), changed)["chat"].action == "updated"
+    assert phases(play.follow())["chat"] == "Ready"
+    assert pid_of(play) not in (before, None)
+    (config,) = play.home.configs.glob("ms-*.json")
+    assert json.loads(config.read_text())["modelName"] == "other"
+
+
+def test_what_only_matters_on_a_cluster_does_not_disturb_the_process(play, port):
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    play.fresh_cluster()
+    extras = {
+        "ingress": {"host": "a.b"},
+        "autoscaling": {"minReplicas": 2, "maxReplicas": 3, "targetWaitingRequests": 1},
+    }
+    play.apply(model_import(), server(port=port, **extras))
+    ending = play.follow()
+    assert (phases(ending)["chat"], pid_of(play)) == ("Ready", before)
+    told = next(item.message for item in status_of(ending, "chat").conditions if item.type == "Progressing")
+    assert "The Ingress ms-chat was not made: herdsman run has no such thing" in told
+
+
+def test_a_change_that_waits_for_a_failed_model_leaves_the_process_and_ends_the_run(play, port):
+    play.behave(next=[42])
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    play.fresh_cluster()
+    play.apply(model_import(), model_import("next"), server(port=port, model={"modelImport": "next"}))
+    ending = play.follow()
+    assert phases(ending) == {"base": "Succeeded", "next": "Failed", "chat": "Waiting"}
+    assert pid_of(play) == before
+    ready = next(item for item in status_of(ending, "chat").conditions if item.type == "Ready")
+    assert ready.status == "True"
+
+
+KEY = {"apiKey": {"secret": {"name": "chat-keys", "key": "api"}}}
+
+
+def test_a_key_is_taken_from_the_environment_and_asked_for_where_it_is_not(play, port, monkeypatch):
+    monkeypatch.delenv("HERDSMAN_API_KEY", raising=False)
+    play.apply(model_import(), server(port=port, **KEY))
+    ending = play.follow()
+    failure = status_of(ending, "chat").failure
+    assert (phases(ending)["chat"], failure.reason) == ("Degraded", "SecretNotFound")
+    assert "in place of the Secret chat-keys, key api, the environment has to hold HERDSMAN_API_KEY" in failure.message
+    assert pid_of(play) is None, "it is not open by mistake"
+    monkeypatch.setenv("HERDSMAN_API_KEY", "hunter2")
+    play.fresh_cluster()
+    assert phases(play.follow())["chat"] == "Ready"
+    assert "hunter2" not in "".join(path.read_text() for path in play.home.root.rglob("*.json"))
+
+
+def test_a_server_that_gets_a_key_is_replaced_once_the_key_is_there(play, port, monkeypatch):
+    monkeypatch.delenv("HERDSMAN_API_KEY", raising=False)
+    play.apply(model_import(), server(port=port))
+    play.follow()
+    before = pid_of(play)
+    play.fresh_cluster()
+    play.apply(model_import(), server(port=port, **KEY))
+    assert phases(play.follow())["chat"] == "Degraded"
+    assert pid_of(play) == before, "the one of before goes on meanwhile"
+    monkeypatch.setenv("HERDSMAN_API_KEY", "hunter2")
+    play.fresh_cluster()
+    assert phases(play.follow())["chat"] == "Ready"
+    assert pid_of(play) not in (before, None)
+
+
 def test_a_server_that_died_is_started_again_by_the_next_run(play, port):
     play.apply(model_import(), server(port=port))
     play.follow()

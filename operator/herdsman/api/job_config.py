@@ -150,6 +150,10 @@ RUN_CONFIG: TypeAdapter[AnyRunConfig] = TypeAdapter(AnyRunConfig)
 """Reads a run's configuration: RUN_CONFIG.validate_json(bytes)."""
 
 
+API_KEY_VARIABLE = "HERDSMAN_API_KEY"
+"""The environment variable that holds the key clients need."""
+
+
 class ServerConfig(ApiModel):
     """What a server container reads."""
 
@@ -164,6 +168,8 @@ class ServerConfig(ApiModel):
     port: int = Field(ge=1, le=65535)
     device: Literal["cpu", "cuda"] = "cpu"
     limits: ServerLimits = Field(default_factory=ServerLimits)
+    accept_seconds: int = Field(default=0, ge=0)
+    """Seconds it goes on accepting requests after SIGTERM, while those who send them hear that it stops."""
 
 
 class FileDigest(ApiModel):

@@ -24,6 +24,8 @@ _HINTS: dict[Reason, str] = {
     Reason.UNSCHEDULABLE: "Ask for less in spec.compute, or add nodes that fit it.",
     Reason.QUOTA_EXCEEDED: "Ask for less in spec.compute, or have the namespace's quota raised.",
     Reason.VOLUME_UNAVAILABLE: "Check the claim, its StorageClass and whether another node holds the volume.",
+    Reason.SECRET_NOT_FOUND: "Create the Secret with that key in this namespace, or correct spec.apiKey.secret; with "
+    "herdsman run, export HERDSMAN_API_KEY. It starts by itself then.",
     Reason.QUEUED: "Nothing: it starts when its turn comes.",
 }
 

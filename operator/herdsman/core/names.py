@@ -25,8 +25,13 @@ def job(kind: str, name: str, attempt: int) -> str:
 
 
 def server(name: str) -> str:
-    """Return the name of a ModelServer's Deployment, its Service and its ConfigMap: ms-zh."""
+    """Return the name of a ModelServer's Deployment, its Service and what it has beside them: ms-zh."""
     return f"{KINDS['ModelServer'].short}-{name}"
+
+
+def server_config(name: str, digest: str) -> str:
+    """Return the name of a ConfigMap with one configuration of a ModelServer: ms-zh-0a1b2c3d4e."""
+    return f"{server(name)}-{digest[:10]}"
 
 
 def default_path(kind: str, name: str) -> str:

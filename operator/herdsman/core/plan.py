@@ -18,7 +18,7 @@ from herdsman.core.kinds import REGISTRY, RUN_KINDS, model_server
 from herdsman.core.plan_types import Manifest, Plan, Problem
 from herdsman.core.pods import owner_references
 from herdsman.core.run_status import Run, RunState, judge, seconds_left
-from herdsman.core.serving import server_manifests
+from herdsman.core.serving import server_manifests, unwanted_children
 from herdsman.core.site import Site
 from herdsman.core.world import Key, World
 
@@ -119,7 +119,8 @@ def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     children = server_manifests(resource, model_server.config(resource, inputs, site), _claims(inputs), site)
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
-    return replace(base, children=tuple(children))
+    unwanted = unwanted_children(resource, children, world.server)
+    return replace(base, children=tuple(children), unwanted=tuple(unwanted))
 
 
 def _claims(inputs: Inputs) -> frozenset[str]:

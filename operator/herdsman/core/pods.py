@@ -4,7 +4,7 @@ A container sees each claim under the site's root, its configuration as one file
 workspace's claim, /tmp and /dev/shm.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ USER = 10001
 GPU = "nvidia.com/gpu"
 NODE_LOST_SECONDS = 60
 """How long a pod stays bound to a node that does not answer; Kubernetes' default is 300."""
+CONFIG_VOLUME = "config"
 CONFIG_KEY = "job.json"
 """The key of the configuration in its ConfigMap, and so the name of the mounted file."""
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -39,6 +40,8 @@ class ContainerSpec:
     reads: Iterable[str] = ()
     """Claims that are mounted read-only."""
     grace_seconds: int = 30
+    env: Sequence[Mapping[str, Any]] = ()
+    """Environment of its own."""
 
 
 def owner_references(resource: AnyResource) -> list[dict[str, Any]]:
@@ -89,7 +92,7 @@ def pod_spec(
                 "name": container.name,
                 "image": compute.image or container.image,
                 "command": command(container, site),
-                "env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
+                "env": [_hub(site), *container.env],
                 "ports": [{"name": name, "containerPort": port} for name, port in container.ports.items() if port],
                 "resources": _resources(compute),
                 "securityContext": {
@@ -105,6 +108,10 @@ def pod_spec(
         "tolerations": _tolerations(compute),
         "volumes": volumes,
     }
+    if site.image_pull_policy is not None:
+        spec["containers"][0]["imagePullPolicy"] = site.image_pull_policy
+    if site.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in site.image_pull_secrets]
     if compute.nodes > 1:
         spec["topologySpreadConstraints"] = [_one_a_node(labels)]
     if compute.node_selector:
@@ -112,6 +119,13 @@ def pod_spec(
     if compute.priority_class_name is not None:
         spec["priorityClassName"] = compute.priority_class_name
     return spec
+
+
+def _hub(site: Site) -> dict[str, Any]:
+    """Nothing of ours asks a hub, so none is to be waited for; a mirror that is named is for images of others."""
+    if site.hub_endpoint is None:
+        return {"name": "HF_HUB_OFFLINE", "value": "1"}
+    return {"name": "HF_ENDPOINT", "value": escaped(site.hub_endpoint)}
 
 
 def _one_a_node(labels: Mapping[str, str]) -> dict[str, Any]:
@@ -156,12 +170,12 @@ def _volumes(
     path = site.config_path(container.config_map)
     shared = "8Gi" if compute.gpus_per_node else "1Gi"
     volumes: list[dict[str, Any]] = [
-        {"name": "config", "configMap": {"name": container.config_map}},
+        {"name": CONFIG_VOLUME, "configMap": {"name": container.config_map}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
     ]
     mounts: list[dict[str, Any]] = [
-        {"name": "config", "mountPath": path.rpartition("/")[0], "readOnly": True},
+        {"name": CONFIG_VOLUME, "mountPath": path.rpartition("/")[0], "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
     ]

@@ -1,14 +1,19 @@
-"""The status of a server: whether it answers, whether all of it does, and what is wrong where it does not."""
+"""The status of a server: whether it answers, whether all of it does, and what is wrong where it does not.
+
+Ready is about the clients: it holds as long as any replica answers, also while a change is rolled out or cannot be.
+How far the last change is, Progressing and the phase tell.
+"""
 
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.status import ConditionType, Failure, Reason, Status
+from herdsman.core import names
 from herdsman.core.conditions import Finding, phase, settle
 from herdsman.core.endings import cause_of, has_fallen
 from herdsman.core.findings import accepted, dependencies, known, refusal
 from herdsman.core.plan_types import Plan
 from herdsman.core.serving import selector
 from herdsman.core.troubles import platform_failure
-from herdsman.core.world import ServerFacts, World
+from herdsman.core.world import Key, ServerFacts, World
 
 
 def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
@@ -16,12 +21,12 @@ def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
     previous, generation = resource.status or Status(), resource.metadata.generation
     server = world.server
     trouble = _trouble(server)
-    progressing = _progressing(resource, plan, server, trouble)
+    progressing = _progressing(resource, plan, world, trouble)
     findings = {
         ConditionType.ACCEPTED: accepted(plan),
         ConditionType.DEPENDENCIES_READY: dependencies(plan, alive=server is not None),
         ConditionType.PROGRESSING: progressing,
-        ConditionType.READY: _ready(resource, server, progressing),
+        ConditionType.READY: _ready(resource, world, progressing),
     }
     conditions = settle(previous.conditions, findings, generation, world.now)
     refused = refusal(plan.refused) if plan.refused is not None else None
@@ -38,38 +43,67 @@ def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
     )
 
 
-def _progressing(resource: ModelServer, plan: Plan, server: ServerFacts | None, trouble: Failure | None) -> Finding:
-    wanted = resource.spec.replicas
-    if server is None and plan.refused is not None:
-        return Finding("False", Reason.PENDING, f"Nothing is started: {plan.refused.message}")
-    if server is None and plan.waiting_for:
-        return Finding("False", Reason.PENDING, f"Nothing is started before this: {plan.waiting_for[0].message}")
-    if wanted == 0:
+def _progressing(resource: ModelServer, plan: Plan, world: World, trouble: Failure | None) -> Finding:
+    server, waits = world.server, _waits_for(plan)
+    if server is None and waits is not None:
+        return Finding("False", Reason.PENDING, f"Nothing is started yet: {waits}")
+    if resource.spec.replicas == 0:
         return Finding("False", Reason.SUSPENDED, "spec.replicas is 0, so nothing is served.")
     if server is None:
         return Finding("True", Reason.STARTING, "The server is being started.")
-    answering = f"{server.ready} of {wanted} replicas answer"
-    if server.ready >= wanted and _current(resource, server):
-        return Finding("False", Reason.READY, f"{answering}, all of them with the present configuration.")
+    answering = _answering(resource, server, world)
+    complete = server.ready >= _wanted(resource, server, world)
+    if complete and _current(resource, server):
+        return Finding("False", Reason.READY, f"{answering}, all of them as the spec says.{_unmade(plan, world)}")
     if trouble is not None:
         return Finding("False", _reason(trouble), f"{answering}. {trouble.message}")
-    return Finding("True", Reason.STARTING, f"{answering} so far; the others are being started.")
+    if not complete:
+        return Finding("True", Reason.STARTING, f"{answering} so far; the others are being started.")
+    if waits is not None:
+        return Finding("False", Reason.PENDING, f"{answering}, as before the last change, which waits: {waits}")
+    return Finding("True", Reason.STARTING, f"{answering}; they are being replaced one by one, as the spec now says.")
 
 
-def _ready(resource: ModelServer, server: ServerFacts | None, progressing: Finding) -> Finding:
+def _ready(resource: ModelServer, world: World, progressing: Finding) -> Finding:
+    server = world.server
     if progressing.reason is Reason.SUSPENDED:
         return Finding("False", Reason.SUSPENDED, "Raise spec.replicas to serve.")
     if server is None or server.ready == 0:
         return Finding("False", Reason.NOT_READY, f"No replica answers yet. {progressing.message}")
-    if not _current(resource, server):
-        return Finding(
-            "False", Reason.NOT_READY, f"The replicas that answer have an older configuration. {progressing.message}"
-        )
-    return Finding("True", Reason.READY, f"{server.ready} of {resource.spec.replicas} replicas answer.")
+    return Finding("True", Reason.READY, f"{_answering(resource, server, world)}.")
+
+
+def _answering(resource: ModelServer, server: ServerFacts, world: World) -> str:
+    return f"{server.ready} of {_wanted(resource, server, world)} replicas answer"
+
+
+def _wanted(resource: ModelServer, server: ServerFacts, world: World) -> int:
+    """Return how many replicas there should be: what autoscaling found, once it is at work, within its bounds."""
+    scaling = resource.spec.autoscaling
+    if scaling is None:
+        return resource.spec.replicas
+    found = server.wanted if server.wanted is not None else 1
+    if Key("HorizontalPodAutoscaler", names.server(resource.metadata.name)) in world.unmade:
+        return found
+    return min(max(found, scaling.min_replicas), scaling.max_replicas)
 
 
 def _current(resource: ModelServer, server: ServerFacts) -> bool:
     return server.observed_generation >= resource.metadata.generation
+
+
+def _waits_for(plan: Plan) -> str | None:
+    """Return why nothing is planned."""
+    if plan.refused is not None:
+        return plan.refused.message
+    return plan.waiting_for[0].message if plan.waiting_for else None
+
+
+def _unmade(plan: Plan, world: World) -> str:
+    """Return what the spec asks for beside the server and the platform does not take; it is tried again."""
+    planned = {Key(child["kind"], child["metadata"]["name"]) for child in plan.children}
+    found = sorted((key, said.rstrip(".")) for key, said in world.unmade.items() if key in planned)
+    return "".join(f" The {key} was not made: {said}." for key, said in found)
 
 
 def _trouble(server: ServerFacts | None) -> Failure | None:

@@ -1,35 +1,60 @@
-"""Servers: a Deployment behind a Service, rolled out anew when the configuration changes."""
+"""Servers: a Deployment behind a Service, rolled out anew when the configuration changes.
+
+Every configuration has a ConfigMap of its own, which stays as long as a replica has it: a replica of before that is
+moved to another node while the new ones cannot start comes up again as what it was.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from herdsman.api.job_config import ServerConfig
-from herdsman.api.v1alpha1.model_server import ModelServer
+from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
+from herdsman.api.v1alpha1.model_server import ApiKey, ModelServer, ModelServerSpec
 from herdsman.core import names, pods
 from herdsman.core.jobs import config_map, queue_label
+from herdsman.core.optional_children import OPTIONAL_KINDS, optional_children
 from herdsman.core.plan_types import Manifest
 from herdsman.core.site import Site
+from herdsman.core.world import Key, ServerFacts
 
 CONTAINER = "server"
 CONFIG_DIGEST = "herdsman.dev/config-digest"
 """On the pod template: another configuration is another template, and so a rollout."""
 GENERATION = "herdsman.dev/generation"
 """On the Deployment: the generation of the ModelServer it was made from."""
-GRACE_SECONDS = 120
-"""Time to finish the answers under way."""
+SPARE_SECONDS = 10
+"""Between the last answer that is cut off and the end of the pod's time."""
 LOADING_SECONDS = 1800
 """A model may take this long to load before the pod is started again."""
 
 
 def server_manifests(resource: ModelServer, config: ServerConfig, reads: Iterable[str], site: Site) -> list[Manifest]:
-    """Return the ConfigMap, the Deployment and the Service."""
+    """Return the ConfigMap, the Deployment, the Service, and what else the spec asks for."""
+    name = names.server_config(resource.metadata.name, config_digest(config))
+    settings = {**config_map(resource, name, config, names.labels(resource)), "immutable": True}
+    metadata = {**settings["metadata"], "name": names.server(resource.metadata.name)}
+    deployment = _deployment(resource, config, metadata, set(reads), site)
+    return [settings, deployment, _service(resource, metadata), *optional_children(resource, metadata)]
+
+
+def config_of(deployment: Manifest) -> str | None:
+    """Return the name of the ConfigMap that the pods of a Deployment mount."""
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+    mounted = (volume["configMap"]["name"] for volume in volumes if volume["name"] == pods.CONFIG_VOLUME)
+    return next(mounted, None)
+
+
+def unwanted_children(resource: ModelServer, children: Iterable[Manifest], server: ServerFacts | None) -> list[Key]:
+    """Return what the server has or may have and no longer needs: configurations once no replica has them any more,
+    and optional children that are not among those planned.
+    """
+    planned = {Key(child["kind"], child["metadata"]["name"]) for child in children}
     name = names.server(resource.metadata.name)
-    labels = names.labels(resource)
-    settings = config_map(resource, name, config, labels)
-    metadata = {key: settings["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
-    return [settings, _deployment(resource, config, metadata, set(reads), site), _service(resource, metadata)]
+    found = [Key(kind, name) for kind in OPTIONAL_KINDS]
+    if server is not None and Key("ConfigMap", server.config or "") in planned:
+        found += [Key("ConfigMap", config) for config in server.configs]
+    return [key for key in found if key not in planned]
 
 
 def config_digest(config: ServerConfig) -> str:
@@ -50,10 +75,11 @@ def _deployment(
         name=CONTAINER,
         image=site.server_image,
         module="herdsman_server",
-        config_map=metadata["name"],
+        config_map=names.server_config(resource.metadata.name, config_digest(config)),
         ports={"http": spec.port},
         reads=reads,
-        grace_seconds=GRACE_SECONDS,
+        grace_seconds=config.accept_seconds + config.limits.drain_seconds + SPARE_SECONDS,
+        env=_api_key(spec.api_key),
     )
     pod = pods.pod_spec(container, spec.compute, metadata["labels"], site, extra=_probes())
     return {
@@ -65,7 +91,9 @@ def _deployment(
             "annotations": {GENERATION: str(resource.metadata.generation)},
         },
         "spec": {
-            "replicas": spec.replicas,
+            **_replicas(spec),
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": LOADING_SECONDS + 600,
             "selector": {"matchLabels": metadata["labels"]},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
@@ -74,6 +102,17 @@ def _deployment(
             },
         },
     }
+
+
+def _replicas(spec: ModelServerSpec) -> dict[str, int]:
+    """With autoscaling the number is not named: it belongs to whoever scales, and 0 switches that off too."""
+    return {"replicas": spec.replicas} if spec.autoscaling is None or spec.replicas == 0 else {}
+
+
+def _api_key(key: ApiKey | None) -> list[dict[str, Any]]:
+    if key is None:
+        return []
+    return [{"name": API_KEY_VARIABLE, "valueFrom": {"secretKeyRef": {"name": key.secret.name, "key": key.secret.key}}}]
 
 
 def _probes() -> dict[str, Any]:

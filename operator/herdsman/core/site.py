@@ -16,6 +16,12 @@ class Site:
     """The interpreter in the image."""
     trainer_image: str = "herdsman/trainer:0.1.0"
     server_image: str = "herdsman/server:0.1.0"
+    image_pull_policy: str | None = None
+    """When the nodes pull these images: Always, IfNotPresent or Never; Kubernetes' own rule unless set."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets for pulling them, beside those of the namespace's ServiceAccount; each namespace needs its own copy."""
+    hub_endpoint: str | None = None
+    """The model hub that pods may ask (HF_ENDPOINT); unless set, none."""
     master_address: str = "{job}-0.{job}"
     """Where rank 0 of a Job of several pods answers; `{job}` is replaced."""
     master_ports: range = field(default_factory=lambda: range(29500, 29501))

@@ -12,6 +12,7 @@ _PLATFORM: dict[str, tuple[Reason, str]] = {
     "ErrImageNeverPull": (Reason.IMAGE_UNAVAILABLE, "The image is not on the node and may not be pulled"),
     "InvalidImageName": (Reason.IMAGE_UNAVAILABLE, "The name of the image is not valid"),
     "CreateContainerConfigError": (Reason.VOLUME_UNAVAILABLE, "The container cannot be configured"),
+    "SecretNotFound": (Reason.SECRET_NOT_FOUND, "A Secret that the container needs is not there"),
     "FailedMount": (Reason.VOLUME_UNAVAILABLE, "A volume cannot be mounted"),
     "FailedAttachVolume": (Reason.VOLUME_UNAVAILABLE, "A volume cannot be attached to the node"),
     "FailedCreate": (Reason.QUOTA_EXCEEDED, "The pod may not be created"),

@@ -77,8 +77,14 @@ class ServerFacts:
     ready: int = 0
     url: str | None = None
     observed_generation: int = 0
-    """The generation of the ModelServer whose configuration the ready replicas have."""
+    """The generation of the ModelServer that all replicas are of; 0 while some are not."""
     pods: tuple[PodFacts, ...] = ()
+    wanted: int | None = None
+    """Replicas that are asked for: spec.replicas, or what autoscaling found."""
+    config: str | None = None
+    """The ConfigMap that all replicas have; None while some have another one."""
+    configs: tuple[str, ...] = ()
+    """All ConfigMaps of the server that exist."""
 
 
 @dataclass(frozen=True)
@@ -113,3 +119,5 @@ class World:
     """What all other resources of the namespace write; the elder one wins, so younger ones are left out."""
     foreign: frozenset[Key] = frozenset()
     """Objects with a child's name that belong to somebody else."""
+    unmade: Mapping[Key, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Optional children that the platform does not take, and what it says."""

@@ -90,11 +90,14 @@ def _model_of(annotation: Any) -> Any:
 
 
 def _forbid_changes(spec: Schema) -> None:
-    """Add the rules that keep every field of the spec as it was created, except those marked as mutable.
+    """Add the rules that keep every field of the spec as it was created, except those marked as mutable, or where the
+    spec as a whole is.
 
     A field that is always present, because it is required or has a default, carries its own rule. The rule of an
     optional field sits on the spec, for a rule is not evaluated on a field that is absent before or after.
     """
+    if spec.pop(MUTABLE, False):
+        return
     always = set(spec.get("required", ()))
     for name, node in spec["properties"].items():
         if node.pop(MUTABLE, False):

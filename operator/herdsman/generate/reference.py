@@ -56,10 +56,13 @@ def _kind_page(info: KindInfo) -> str:
     )
     example = to_yaml(EXAMPLES[info.kind])
     names = f"`{info.plural}.{GROUP}`, short `{info.short}`. The name has at most {MAX_NAME} characters."
-    can_change = ", ".join(f"`{name}`" for name in changing)
+    some = ", ".join(f"`{name}`" for name in changing)
+    can_change = f"After creation only {some} can change; a new run is a new resource."
+    if len(changing) == len(spec["properties"]):
+        can_change = "All of it may change after creation."
     return (
         f"{HEAD}# {info.kind}\n\n{info.model.__doc__}\n\n{names}\n\n```yaml\n{example}```\n\n## Spec\n\n"
-        f"After creation only {can_change} can change; a new run is a new resource.\n\n{field_table(spec, 'spec')}\n"
+        f"{can_change}\n\n{field_table(spec, 'spec')}\n"
         f"{_rules(spec, 'spec')}## Status\n\nThe same on all kinds: see [status](status.md).\n\n## Columns\n\n"
         f"What `kubectl get {info.short}` shows; with `-o wide` also the ones marked wide.\n\n"
         f"{table(('column', 'shows', ''), columns)}"

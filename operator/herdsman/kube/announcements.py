@@ -15,6 +15,7 @@ _HINDERED = frozenset(
         Reason.QUOTA_EXCEEDED,
         Reason.IMAGE_UNAVAILABLE,
         Reason.VOLUME_UNAVAILABLE,
+        Reason.SECRET_NOT_FOUND,
     }
 )
 _MAX_MESSAGE = 1024

@@ -12,9 +12,8 @@ from kubernetes.aio import client, config
 from herdsman.api.meta import GROUP, VERSION
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.kube.errors import Unreachable, api_error
-from herdsman.kube.port import Body, Listing
+from herdsman.kube.port import FIELD_MANAGER, Body, Listing
 
-FIELD_MANAGER = "herdsman"
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 PAGE = 250
 """Objects of a list that are fetched at once."""
@@ -122,11 +121,21 @@ class KubeApi:
         found = [page async for page in self.pages(kind, namespace, **query)]
         return Listing([item for page in found for item in page.items], found[-1].version)
 
-    async def apply(self, body: Mapping[str, Any], *, subresource: str | None = None) -> Body:
-        """Server-side apply: the object holds what `body` says, and this manager's other fields vanish."""
+    async def apply(
+        self,
+        body: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        manager: str = FIELD_MANAGER,
+        force: bool = True,
+    ) -> Body:
+        """Server-side apply: the object holds what `body` says, and this manager's other fields vanish.
+
+        Without `force`, Conflict where another manager has set one of the fields otherwise.
+        """
         kind, metadata = body["kind"], body["metadata"]
         path = path_of(kind, metadata["namespace"], metadata["name"], subresource)
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": str(force).lower()}
         return await self._request("PATCH", kind, path, query=query, body=body, content="application/apply-patch+yaml")
 
     async def create(self, body: Mapping[str, Any]) -> Body:

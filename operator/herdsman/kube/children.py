@@ -2,14 +2,17 @@
 there already.
 
 An object that belongs to somebody else is never touched. A Job is made once; later only `spec.suspend` is carried over,
-so that what Kueue injects while it is suspended, and what runs while the operator is upgraded, stays.
+so that what Kueue injects while it is suspended, and what runs while the operator is upgraded, stays. A server does
+without what it has beside its Deployment and Service: an API server that knows no ServiceMonitors stops nothing.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 from herdsman.api.meta import GROUP
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core import references
+from herdsman.core.optional_children import OPTIONAL_KINDS
 from herdsman.core.plan_types import Manifest
 from herdsman.core.world import Key
 from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
@@ -22,6 +25,10 @@ from herdsman.kube.trimming import Body, digest_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds between two tries to make a child that is refused."""
+OPTIONAL_PAUSE, LONGEST_OPTIONAL_PAUSE = 60.0, 600.0
+"""The same for one that the resource works without."""
+HANDOVER = "herdsman-handover"
+"""The field manager that holds the number of replicas until autoscaling changes it."""
 REFUSED = (400, 403, 422)
 """Answers that only somebody else's action changes: invalid, forbidden or over a quota, refused by a policy."""
 
@@ -37,9 +44,13 @@ async def apply_children(shell: Shell, resource: AnyResource, children: Sequence
     if children and held is not None and shell.clock() < held.again:
         return False
     versions = [_version(shell, child) for child in children]
+    news = False
     for child in children:
         try:
-            await _apply(shell, resource, child)
+            if child["kind"] in OPTIONAL_KINDS:
+                news |= await _apply_optional(shell, resource, child)
+            else:
+                await _apply(shell, resource, child)
         except (NotFound, Conflict):
             raise
         except ApiError as error:
@@ -50,7 +61,19 @@ async def apply_children(shell: Shell, resource: AnyResource, children: Sequence
             shell.refusals[me] = Refusal(_cause(child, error), job, shell.clock() + pause, pause)
             return True
     shell.refusals.pop(me, None)
-    return versions != [_version(shell, child) for child in children]
+    return news or versions != [_version(shell, child) for child in children]
+
+
+async def remove_child(shell: Shell, resource: AnyResource, key: Key) -> None:
+    """Delete a child that is the resource's own; what belongs to somebody else, or is gone, is left alone."""
+    namespace = resource.metadata.namespace
+    shell.unmade.get(ResourceKey(namespace, references.key_of(resource)), {}).pop(key, None)
+    known = shell.cache.get(key.kind, namespace, key.name)
+    if known is None or not _is_staying(known, resource):
+        return
+    with contextlib.suppress(NotFound, Conflict):  # Conflict: another object has taken its name
+        await shell.api.delete(key.kind, namespace, key.name, uid=known["metadata"]["uid"])
+    shell.intake.gone(known)
 
 
 def belongs_to(body: Body, resource: AnyResource) -> bool:
@@ -72,6 +95,28 @@ async def _apply(shell: Shell, resource: AnyResource, child: Manifest) -> None:
         await _create_once(shell, resource, child, known)
     else:
         await _keep_applied(shell, resource, marked(child), known)
+
+
+async def _apply_optional(shell: Shell, resource: AnyResource, child: Manifest) -> bool:
+    """Apply a child that may be missing; returns whether it has just turned out that it is, or that it is not."""
+    me = ResourceKey(resource.metadata.namespace, references.key_of(resource))
+    key = Key(child["kind"], child["metadata"]["name"])
+    refused = shell.unmade.setdefault(me, {})
+    held = refused.get(key)
+    if held is not None and shell.clock() < held.again:
+        return False
+    try:
+        await _apply(shell, resource, child)
+    except Conflict:
+        raise
+    except ApiError as error:
+        if error.status not in (*REFUSED, 404):
+            raise
+        cause = _unknown_kind(child) if isinstance(error, NotFound) else _cause(child, error)
+        pause = min(LONGEST_OPTIONAL_PAUSE, 2 * held.pause) if held is not None else OPTIONAL_PAUSE
+        refused[key] = Refusal(cause, None, shell.clock() + pause, pause)
+        return held is None or held.cause != cause
+    return refused.pop(key, None) is not None
 
 
 async def _create_once(shell: Shell, resource: AnyResource, child: Manifest, known: Body | None) -> None:
@@ -121,7 +166,21 @@ async def _keep_applied(shell: Shell, resource: AnyResource, child: Manifest, kn
     _remember(shell, known)
     kept = shell.cache.get(kind, metadata["namespace"], metadata["name"])
     if kept is None or not is_as_planned(child, kept):
+        if kind == "Deployment" and "replicas" not in child["spec"]:
+            await _hand_replicas_over(shell, child, known)
         _remember(shell, await shell.api.apply(child))
+
+
+async def _hand_replicas_over(shell: Shell, child: Manifest, known: Body) -> None:
+    """Have another field manager hold the number of replicas, which is about to be named no longer: it would be 1
+    again until autoscaling has found out how many are needed.
+    """
+    if not (replicas := known["spec"].get("replicas")):
+        return
+    metadata = {name: child["metadata"][name] for name in ("name", "namespace")}
+    body = {name: child[name] for name in ("apiVersion", "kind")} | {"metadata": metadata}
+    with contextlib.suppress(Conflict):  # autoscaling has changed it already, so it is its own
+        await shell.api.apply({**body, "spec": {"replicas": replicas}}, manager=HANDOVER, force=False)
 
 
 async def _read_again(shell: Shell, known: Body) -> Body | None:
@@ -179,6 +238,12 @@ def _remember(shell: Shell, body: Body) -> None:
     shell.intake.seen(body, own=True)
     if body["kind"] == "PersistentVolumeClaim":
         shell.claims.put(body)
+
+
+def _unknown_kind(child: Manifest) -> Cause:
+    kind = child["kind"]
+    message = f"the cluster does not know the kind {kind}; install the CustomResourceDefinition {child['apiVersion']}"
+    return Cause("FailedCreate", f"{message}, or do without it")
 
 
 def _cause(child: Manifest, error: ApiError) -> Cause:

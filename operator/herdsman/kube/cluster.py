@@ -14,7 +14,7 @@ from herdsman.core.status import is_final
 from herdsman.core.world import Key, World
 from herdsman.kube.announcements import announcements
 from herdsman.kube.cache import ResourceKey, controller_uid
-from herdsman.kube.children import apply_children
+from herdsman.kube.children import apply_children, remove_child
 from herdsman.kube.errors import NotFound
 from herdsman.kube.observing import Observer
 from herdsman.kube.shell import Shell
@@ -62,17 +62,18 @@ class KubeCluster:
         found = await self._shell.claims.facts(self._namespace, wanted)
         if len(found) < len(wanted):
             self._soon(CLAIM_SECONDS)
-        jobs = await observer.jobs()
+        jobs, server = await observer.jobs(), await observer.server()
         if observer.look_again is not None:
             self._soon(observer.look_again)
         return World(
             now=now,
             jobs=jobs,
-            server=observer.server(),
+            server=server,
             resources=others,
             volumes=found,
             writers=self._shell.index.elder_writers(me),
             foreign=self._shell.foreign(self._namespace),
+            unmade=observer.unmade(),
         )
 
     async def apply(self, resource: AnyResource, children: Sequence[Manifest]) -> None:
@@ -81,9 +82,16 @@ class KubeCluster:
         if await apply_children(self._shell, resource, children):
             self._shell.untold.setdefault(me, self._shell.clock() + UNTOLD_SECONDS)
             self._made = True
-        refusal = self._shell.refusals.get(me)
-        if refusal is not None:
+        refusals = list(self._shell.unmade.get(me, {}).values())
+        if (refusal := self._shell.refusals.get(me)) is not None:
+            refusals.append(refusal)
+        for refusal in refusals:
             self._soon(max(0.2, refusal.again - self._shell.clock()))
+
+    async def remove(self, resource: AnyResource, children: Sequence[Key]) -> None:
+        """Delete those of these that exist and belong to the resource."""
+        for key in children:
+            await remove_child(self._shell, resource, key)
 
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run, with their pods, configurations and Services."""

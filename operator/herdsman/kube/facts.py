@@ -1,4 +1,4 @@
-"""From Kubernetes objects to facts: what Jobs, Deployments, claims and Events say, as the core understands it."""
+"""From Kubernetes objects to facts: what Jobs, claims and Events say, as the core understands it."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,7 @@ from typing import Literal
 
 from herdsman.api.v1alpha1.status import CheckpointStatus, Progress
 from herdsman.core.names import LABEL_ATTEMPT, LABEL_PREFLIGHT
-from herdsman.core.serving import GENERATION
-from herdsman.core.world import JobFacts, PodFacts, ServerFacts, VolumeFacts
+from herdsman.core.world import JobFacts, PodFacts, VolumeFacts
 from herdsman.kube.pod_facts import MAX_MESSAGE, Body, Cause, deletion_asked, is_over, moment, pod_facts
 
 _BY_CODE = re.compile(r"^Container (?P<container>\S+) for pod \S+/(?P<pod>\S+) failed with exit code (?P<code>\d+)")
@@ -49,7 +48,7 @@ def job_facts(
     final = _final_condition(status)
     state = _state(final, spec, facts)
     started = min((pod.started for pod in facts if pod.started), default=None)
-    report = live or LiveReport()
+    said = live or LiveReport()
     base = JobFacts(
         name=job["metadata"]["name"],
         attempt=attempt_of(job),
@@ -57,14 +56,15 @@ def job_facts(
         state=state,
         pods=facts,
         started=started or (since if final else None),
-        progress=report.progress,
-        checkpoint=report.checkpoint,
+        progress=said.progress,
+        checkpoint=said.checkpoint,
     )
     if final is None:
         return base if facts or cause is None else replace(base, reason=cause.reason, message=cause.message)
     ended = moment(status.get("completionTime")) or moment(final.get("lastTransitionTime"))
     if state == "Complete":
-        return replace(base, ended=ended)
+        report = next((pod.termination.report for pod in facts if pod.termination and pod.termination.report), ())
+        return replace(base, ended=ended, report=tuple(report))
     reason, message = final.get("reason"), _shortened(final.get("message") or "")
     if reason == "DeadlineExceeded":
         facts = ()
@@ -95,28 +95,6 @@ def pods_are_known(job: Body, pods: Sequence[Body]) -> bool:
     counted = (status.get("succeeded") or 0) + (status.get("failed") or 0)
     current = _current(pods, moment(status.get("startTime")))
     return all(is_over(pod) for pod in current) and len(current) >= counted
-
-
-def server_facts(deployment: Body, pods: Sequence[Body]) -> ServerFacts:
-    """Return what is observed of a ModelServer's Deployment; old replicas do not count as having the new generation."""
-    metadata, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status") or {}
-    wanted = spec.get("replicas", 1)
-    made_from = (metadata.get("annotations") or {}).get(GENERATION, "0")
-    seen = (status.get("observedGeneration") or 0) >= (metadata.get("generation") or 0)
-    rolled_out = (
-        seen
-        and (status.get("updatedReplicas") or 0) >= wanted
-        and (status.get("replicas") or 0) <= (status.get("updatedReplicas") or 0)
-    )
-    port = spec["template"]["spec"]["containers"][0]["ports"][0]["containerPort"]
-    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    return ServerFacts(
-        replicas=status.get("replicas") or 0,
-        ready=status.get("readyReplicas") or 0,
-        url=f"http://{metadata['name']}.{metadata['namespace']}.svc:{port}/v1",
-        observed_generation=int(made_from) if rolled_out and made_from.isdigit() else 0,
-        pods=tuple(pod_facts(pod) for pod in staying),
-    )
 
 
 def volume_facts(claim: Body) -> VolumeFacts:

@@ -1,10 +1,13 @@
 """The full listing: everything as the API server has it, which mends whatever the watches have lost."""
 
+import contextlib
 from collections.abc import Callable
 
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.names import LABEL_MANAGED_BY, MANAGED_BY
+from herdsman.core.optional_children import OPTIONAL_KINDS
 from herdsman.kube.cache import ObjectKey, object_key, parent_of
+from herdsman.kube.errors import NotFound
 from herdsman.kube.shell import Shell
 
 SPREAD_SECONDS = 30.0
@@ -12,7 +15,7 @@ SPREAD_SECONDS = 30.0
 OURS = tuple(KINDS)
 CHILDREN = ("Job", "Pod", "Deployment")
 """Children that are watched."""
-UNWATCHED = ("ConfigMap", "Service")
+UNWATCHED = ("ConfigMap", "Service", *OPTIONAL_KINDS)
 """Children that are only listed now and then: nothing of them changes by itself."""
 
 
@@ -44,9 +47,16 @@ class FullListing:
 
     async def kind(self, kind: str) -> None:
         """Take all objects of a kind in, and take those for gone that are not there any more."""
-        intake = self._shell.intake
-        intake.relisted.discard(kind)
+        self._shell.intake.relisted.discard(kind)
         selector = None if kind in KINDS else f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+        if kind in OPTIONAL_KINDS:
+            with contextlib.suppress(NotFound):  # the cluster does not know this kind
+                await self._kind(kind, selector)
+        else:
+            await self._kind(kind, selector)
+
+    async def _kind(self, kind: str, selector: str | None) -> None:
+        intake = self._shell.intake
         for scope in self._scopes:
             present, at = set[ObjectKey](), 0
             async for page in self._shell.api.pages(kind, scope, labelSelector=selector):

@@ -1,5 +1,6 @@
 """What is observed of one resource: from the cache, and from the API server only where that may be behind."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -7,8 +8,9 @@ from herdsman.api.v1alpha1.registry import KINDS, AnyResource
 from herdsman.core import names, references
 from herdsman.core.world import JobFacts, Key, PodFacts, ServerFacts
 from herdsman.kube.cache import ResourceKey, controller_uid
-from herdsman.kube.facts import attempt_of, is_finished, is_preflight, job_facts, pods_are_known, server_facts
+from herdsman.kube.facts import attempt_of, is_finished, is_preflight, job_facts, pods_are_known
 from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
+from herdsman.kube.server_facts import server_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
@@ -74,7 +76,7 @@ class Observer:
         """Return what Events say of a Job without pods, or of the first pod that does not start."""
         if (job.get("spec") or {}).get("suspend"):
             return None
-        waiting = [pod for pod in pods if (facts := pod_facts(pod)).phase == "Pending" and facts.reason is None]
+        waiting = _silent(pods)
         if pods and not waiting:
             return None
         concerned = waiting[0] if waiting else job
@@ -96,21 +98,40 @@ class Observer:
         attempt, checks = attempt_of(refusal.job), is_preflight(refusal.job)
         return JobFacts(name, attempt, reason=cause.reason, message=cause.message, preflight=checks)
 
-    def server(self) -> ServerFacts | None:
+    async def server(self) -> ServerFacts | None:
         """Return the Deployment of a ModelServer; None for other kinds and where there is none."""
         if not isinstance(self._resource, ModelServer):
             return None
-        refusal = self._shell.refusals.get(self._me)
-        if refusal is not None:
-            name, cause = names.server(self._me.key.name), refusal.cause
-            return ServerFacts(pods=(PodFacts(name, container="server", reason=cause.reason, message=cause.message),))
-        mine = self._mine("Deployment")
-        return server_facts(mine[0], self._shell.cache.children(self._me, "Pod")) if mine else None
+        refusal, mine = self._shell.refusals.get(self._me), self._mine("Deployment")
+        facts = await self._deployment(mine[0]) if mine else None
+        if refusal is None:
+            return facts
+        name, cause = names.server(self._me.key.name), refusal.cause
+        stand_in = PodFacts(name, container="server", reason=cause.reason, message=cause.message)
+        facts = facts or ServerFacts()
+        return replace(facts, observed_generation=0, config=None, pods=(stand_in, *facts.pods))
+
+    async def _deployment(self, body: Body) -> ServerFacts:
+        pods = self._shell.cache.children(self._me, "Pod")
+        causes = {pod["metadata"]["name"]: await self._told(pod) for pod in _silent(pods)[:1]}
+        told = {name: cause for name, cause in causes.items() if cause is not None}
+        configs = [body["metadata"]["name"] for body in self._mine("ConfigMap")]
+        return server_facts(body, pods, configs=configs, told=told)
+
+    def unmade(self) -> dict[Key, str]:
+        """Return its optional children that the API server does not take, and what it says."""
+        refused = self._shell.unmade.get(self._me, {})
+        return {key: refusal.cause.message for key, refusal in refused.items()}
 
     def _mine(self, kind: str) -> list[Body]:
         """Return the children that are owned by this very resource, not by an earlier one of its name."""
         uid = self._resource.metadata.uid
         return [child for child in self._shell.cache.children(self._me, kind) if controller_uid(child) == uid]
+
+
+def _silent(pods: list[Body]) -> list[Body]:
+    """Return the pods that do not run and do not say why; Events may."""
+    return [pod for pod in pods if (facts := pod_facts(pod)).phase == "Pending" and facts.reason is None]
 
 
 def _job_of(pod: Body) -> str | None:

@@ -1,6 +1,7 @@
 """What is observed of one pod: its phase, how its container ended, and what the platform says against it."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ _FROM_OUTSIDE = frozenset(
 """Reasons of a failed pod that say nothing against what ran in it."""
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 _INNER = "ErrImagePull: "
+_NO_SECRET = re.compile(r'^secret "|find key .* in Secret ')
+"""How a kubelet says that a Secret does not exist, or lacks the key."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,20 @@ def _platform_cause(status: Body, containers: list[Body]) -> Cause | None:
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason")
         if reason and reason not in _STARTING and reason != "CrashLoopBackOff":
-            return Cause(reason, _shortened(_inner(waiting.get("message") or "")))
+            return _waiting_cause(reason, waiting.get("message") or "")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = condition.get("message") or ""
             volume = "persistentvolumeclaim" in message.lower()
             reason = "FailedMount" if volume else condition.get("reason") or "Unschedulable"
-            return None if reason == "SchedulingGated" else Cause(reason, _shortened(message))
+            return None if reason == "SchedulingGated" else Cause(reason, shortened(message))
     return None
+
+
+def _waiting_cause(reason: str, message: str) -> Cause:
+    if reason == "CreateContainerConfigError" and _NO_SECRET.search(message):
+        return Cause("SecretNotFound", shortened(message))
+    return Cause(reason, shortened(_inner(message)))
 
 
 def _inner(message: str) -> str:
@@ -184,8 +193,9 @@ def _first_container(pod: Body) -> str:
 def _last_line(text: str) -> str:
     """Return the last line of a log that has anything in it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return _shortened(lines[-1]) if lines else ""
+    return shortened(lines[-1]) if lines else ""
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return what the platform says, cut to what is passed on."""
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

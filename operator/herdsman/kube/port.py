@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+FIELD_MANAGER = "herdsman"
 Body = dict[str, Any]
 
 
@@ -28,8 +29,18 @@ class Api(Protocol):
         """Return all objects of a kind in one namespace, or in all; `query` holds labelSelector, fieldSelector."""
         ...
 
-    async def apply(self, body: Mapping[str, Any], *, subresource: str | None = None) -> Body:
-        """Server-side apply: the object holds what `body` says, and this manager's other fields vanish."""
+    async def apply(
+        self,
+        body: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        manager: str = FIELD_MANAGER,
+        force: bool = True,
+    ) -> Body:
+        """Server-side apply: the object holds what `body` says, and this manager's other fields vanish.
+
+        Without `force`, Conflict where another manager has set one of the fields otherwise.
+        """
         ...
 
     async def create(self, body: Mapping[str, Any]) -> Body:

@@ -21,6 +21,9 @@ class Rule(NamedTuple):
 
 _OURS = tuple(info.plural for info in KINDS.values())
 
+_KEPT = ("get", "list", "create", "patch", "delete")
+"""For what is listed now and then, put right, and removed when it is no longer asked for."""
+
 RULES: tuple[Rule, ...] = (
     Rule(GROUP, _OURS, ("get", "list", "watch"), "The specs; get reads one again after a conflict."),
     Rule(GROUP, tuple(f"{name}/status" for name in _OURS), ("patch",), "The status, by server-side apply."),
@@ -33,7 +36,11 @@ RULES: tuple[Rule, ...] = (
     Rule("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "One Job an attempt."),
     Rule("apps", ("deployments",), ("get", "list", "watch", "create", "patch"), "One Deployment a ModelServer."),
     Rule("", ("pods",), ("list", "watch"), "How the containers are, and how they ended."),
-    Rule("", ("configmaps", "services"), ("get", "list", "create", "patch", "delete"), "Configurations and names."),
+    Rule("", ("configmaps", "services"), _KEPT, "Configurations and names."),
+    Rule("networking.k8s.io", ("ingresses",), _KEPT, "spec.ingress of a ModelServer."),
+    Rule("autoscaling", ("horizontalpodautoscalers",), _KEPT, "spec.autoscaling of a ModelServer."),
+    Rule("policy", ("poddisruptionbudgets",), _KEPT, "How many replicas of a ModelServer may be evicted at once."),
+    Rule("monitoring.coreos.com", ("servicemonitors",), _KEPT, "spec.monitoring of a ModelServer."),
     Rule("", ("persistentvolumeclaims",), ("get", "create"), "Claims are made and looked at, and never changed."),
     Rule("", ("events",), ("list", "create"), "Why a Job has no pods; and what is announced."),
 )

@@ -58,6 +58,8 @@ class Shell:
     recorder: Recorder
     live: LiveReports
     refusals: dict[ResourceKey, Refusal] = field(default_factory=dict)
+    unmade: dict[ResourceKey, dict[Key, Refusal]] = field(default_factory=dict)
+    """Optional children that were refused."""
     clock: Callable[[], float] = _loop_time
     """Seconds, for pauses and for what is remembered a while."""
     today: Callable[[], datetime] = _utc_now
@@ -82,6 +84,7 @@ class Shell:
     def forget(self, key: ResourceKey) -> None:
         """Drop what is remembered of a resource that is gone."""
         self.refusals.pop(key, None)
+        self.unmade.pop(key, None)
         self.untold.pop(key, None)
 
     def prune(self) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from herdsman.core.optional_children import OPTIONAL_KINDS
+
 Body = Mapping[str, Any]
 
 _METADATA = (
@@ -77,6 +79,10 @@ def _config_map(body: Body) -> Body:
     return {**_whole({key: value for key, value in body.items() if key != "data"}), "data": data}
 
 
+def _without_status(body: Body) -> Body:
+    return _whole({key: value for key, value in body.items() if key != "status"})
+
+
 def _picked(body: Body | None, names: tuple[str, ...]) -> dict[str, Any]:
     """Return these members, under one and the same copy of each name."""
     given = body or {}
@@ -93,7 +99,12 @@ def fingerprint(body: Body) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-_BY_KIND: Mapping[str, Callable[[Body], Body]] = {"Job": _job, "Pod": _pod, "ConfigMap": _config_map}
+_BY_KIND: Mapping[str, Callable[[Body], Body]] = {
+    "Job": _job,
+    "Pod": _pod,
+    "ConfigMap": _config_map,
+    **dict.fromkeys(OPTIONAL_KINDS, _without_status),
+}
 
 
 def _shared(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""What a new manifest changes in a stored one, and whether it may: fields that define a run are immutable."""
+"""What a new manifest changes in a stored one, and whether it may: fields that define a run are immutable, a server's
+are not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,14 +30,14 @@ class FieldChange:
 
 def spec_changes(before: AnyResource, after: AnyResource) -> list[FieldChange]:
     """Return the fields of the spec that differ; an unset field equals its default."""
-    return list(_changes(before.spec, after.spec, "spec", mutable=False))
+    mutable = _is_marked(type(after.spec).model_config.get("json_schema_extra"))
+    return list(_changes(before.spec, after.spec, "spec", mutable=mutable))
 
 
 def _changes(before: Any, after: Any, path: str, *, mutable: bool) -> Iterator[FieldChange]:
     if isinstance(before, BaseModel) and isinstance(after, type(before)):
         for name, field in type(before).model_fields.items():
-            extra = field.json_schema_extra
-            marked = isinstance(extra, dict) and bool(extra.get(_MARK))
+            marked = _is_marked(field.json_schema_extra)
             here = f"{path}.{field.alias or name}"
             yield from _changes(getattr(before, name), getattr(after, name), here, mutable=mutable or marked)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -44,6 +45,11 @@ def _changes(before: Any, after: Any, path: str, *, mutable: bool) -> Iterator[F
             yield from _changes(old, new, f"{path}[{index}]", mutable=mutable)
     elif before != after:
         yield FieldChange(path, _plain(before), _plain(after), mutable)
+
+
+def _is_marked(extra: Any) -> bool:
+    """Whether what a model or a field adds to its schema holds the mark."""
+    return isinstance(extra, dict) and bool(extra.get(_MARK))
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Status
 from herdsman.cluster import Invalid
+from herdsman.core import names
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
 from herdsman.core.volumes import claims, writes
@@ -22,6 +23,9 @@ from herdsman.local.scheduler import choose, shortage
 from herdsman.local.servers import Servers
 from herdsman.local.store import Store
 from herdsman.local.volumes import Volumes
+
+_CLUSTERS_OWN = ("Ingress", "HorizontalPodAutoscaler", "ServiceMonitor")
+"""What a server may have beside it on a cluster; there is nothing to evict here, so a budget is not missed."""
 
 
 class LocalCluster:
@@ -71,6 +75,7 @@ class LocalCluster:
             volumes=self.volumes.facts(claims(resource, resources)),
             writers=_elder_writers(resource, resources),
             foreign=frozenset(Key("Job", job.name) for job in self.jobs.records() if job.uid != resource.metadata.uid),
+            unmade={Key(kind, names.server(me.name)): "herdsman run has no such thing" for kind in _CLUSTERS_OWN},
         )
 
     async def apply(self, resource: AnyResource, children: Sequence[Manifest]) -> None:
@@ -90,6 +95,13 @@ class LocalCluster:
                     self.servers.apply(child, resource)
                 case _:
                     pass  # a Service is the port itself, and a headless one the loopback address
+
+    async def remove(self, resource: AnyResource, children: Sequence[Key]) -> None:
+        """Delete those of these that exist and belong to the resource: here only configurations do."""
+        for key in children:
+            server = self.servers.of(resource.metadata.uid)
+            if key.kind == "ConfigMap" and server is not None:
+                self.servers.forget_config(server, key.name)
 
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run with their logs; those that are gone already are no error."""
@@ -153,7 +165,7 @@ class LocalCluster:
         for job in self.jobs.records():
             found[job.owner] = (found.get(job.owner), self.jobs.fingerprint(job))
         for server in self.servers.records():
-            found[server.owner] = self.servers.state(server)
+            found[server.owner] = self.servers.fingerprint(server)
         return found
 
     def active(self, key: Key) -> bool:
@@ -161,8 +173,7 @@ class LocalCluster:
         jobs = [record for record in self.jobs.records() if record.owner == key]
         if any(self.jobs.running(job) or (self.jobs.waits(job) and self.hindrance(job) is None) for job in jobs):
             return True
-        servers = [record for record in self.servers.records() if record.owner == key and record.replicas]
-        return any(not self.servers.gave_up(server) for server in servers)
+        return any(self.servers.stirs(server) for server in self.servers.records() if server.owner == key)
 
     def winds_down(self, key: Key) -> bool:
         """Whether a server of the resource still has to end, because none is wanted any more."""

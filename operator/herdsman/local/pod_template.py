@@ -19,6 +19,8 @@ class PodTemplate:
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    secrets: Mapping[str, str]
+    """Variables whose value is in a Secret, and which: here the environment of `herdsman run` has to have them."""
     cores: float
     gpus: int
     writes: tuple[str, ...]
@@ -33,6 +35,7 @@ def read_pod_template(workload: Manifest) -> PodTemplate:
     container = pod["containers"][0]
     given = {entry["name"]: str(entry["value"]) for entry in container.get("env", ()) if "value" in entry}
     environment: dict[str, str] = {}
+    secret = {entry["name"]: (entry.get("valueFrom") or {}).get("secretKeyRef") for entry in container.get("env", ())}
     for name, value in given.items():
         environment[name] = expand(value, environment)
     resources = container.get("resources", {})
@@ -43,6 +46,7 @@ def read_pod_template(workload: Manifest) -> PodTemplate:
             expand(word, environment) for word in (*container.get("command", ()), *container.get("args", ()))
         ),
         environment=environment,
+        secrets={name: f"Secret {ref['name']}, key {ref['key']}" for name, ref in secret.items() if ref},
         cores=cores(asked["cpu"]) if "cpu" in asked else 1.0,
         gpus=int(asked.get(_GPU, 0)),
         writes=tuple(volume["claimName"] for volume in volumes if volume and not volume.get("readOnly")),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ from herdsman.api.exit_codes import PERMANENT
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
-from herdsman.core.serving import CONFIG_DIGEST
+from herdsman.core.serving import CONFIG_DIGEST, CONTAINER, config_of
 from herdsman.core.world import Key, PodFacts, ServerFacts
 from herdsman.local.home import Home
 from herdsman.local.json_files import read_object, write_json
@@ -41,8 +42,12 @@ class ServerRecord:
     generation: int
     """The generation of the ModelServer that it was made from."""
     digest: str
-    """Of the configuration: another one needs another process."""
+    """Of the configuration and of how it is run: another one needs another process."""
     port: int
+    config: str
+    """The name of its ConfigMap."""
+    configs: tuple[str, ...]
+    """This one, and those of before that were not removed yet."""
     manifest: Manifest
 
     @property
@@ -64,14 +69,17 @@ class Servers:
 
     def apply(self, manifest: Manifest, owner: AnyResource) -> None:
         """Record the Deployment; its configuration must have been applied before."""
-        name = manifest["metadata"]["name"]
-        config = json.loads((self._home.configs / f"{name}.json").read_bytes())
+        name, config_name = manifest["metadata"]["name"], config_of(manifest) or ""
+        config = json.loads(self._config(config_name).read_bytes())
         kind, owner_name = key_of(owner)
+        before = self.of(owner.metadata.uid)
         record = {
             "owner": {"kind": kind, "name": owner_name, "uid": owner.metadata.uid},
             "generation": owner.metadata.generation,
-            "digest": manifest["spec"]["template"]["metadata"]["annotations"][CONFIG_DIGEST],
+            "digest": _digest(manifest),
             "port": config["port"],
+            "config": config_name,
+            "configs": sorted({config_name, *(before.configs if before is not None else ())}),
             "manifest": manifest,
         }
         write_json(self._home.servers / name / "server.json", record)
@@ -92,6 +100,10 @@ class Servers:
         """Return how its process is; None where none was started."""
         return self._processes.state(self.place(record))
 
+    def fingerprint(self, record: ServerRecord) -> object:
+        """Return what changes whenever something happens to its process, or is found to keep it from starting."""
+        return self.state(record), self._hindered.get(record.name)
+
     def running(self, record: ServerRecord) -> bool:
         """Whether its process lives."""
         state = self.state(record)
@@ -101,7 +113,8 @@ class Servers:
         """Do what a Deployment controller does: start, replace, stop, and start again what ended."""
         state = self.state(record)
         if state is not None and state.running:
-            if record.replicas == 0 or self._running_digest(record) != record.digest:
+            changed = self._running_digest(record) != record.digest
+            if record.replicas == 0 or (changed and self._has_secrets(record)):
                 self._starts.pop(record.name, None)
                 self._processes.terminate(self.place(record))
             return
@@ -117,6 +130,13 @@ class Servers:
             return False
         return starts > RESTARTS or (state is not None and state.exit_code in PERMANENT)
 
+    def stirs(self, record: ServerRecord) -> bool:
+        """Whether something may still happen to it by itself: it starts, is replaced, or does not answer yet."""
+        if self.gave_up(record) or not record.replicas:
+            return False
+        _, answered = self._probes.get(record.name, (0.0, False))
+        return not (self.running(record) and self._running_digest(record) == record.digest and answered)
+
     def terminate(self, record: ServerRecord) -> None:
         """Ask its process to end."""
         self._processes.terminate(self.place(record))
@@ -127,8 +147,17 @@ class Servers:
 
     def delete(self, record: ServerRecord) -> None:
         """Forget a server whose process has ended, with its configuration and log."""
-        (self._home.configs / f"{record.name}.json").unlink(missing_ok=True)
+        for config in record.configs:
+            self._config(config).unlink(missing_ok=True)
         shutil.rmtree(self._home.servers / record.name, ignore_errors=True)
+
+    def forget_config(self, record: ServerRecord, config: str) -> None:
+        """Remove a configuration that no process has any more."""
+        path = self._home.servers / record.name / "server.json"
+        data = read_object(path)
+        if data is not None and config in record.configs and config != record.config:
+            self._config(config).unlink(missing_ok=True)
+            write_json(path, {**data, "configs": [name for name in record.configs if name != config]})
 
     async def facts(self, record: ServerRecord) -> ServerFacts:
         """Return what is observed of it; whether it is ready is asked of its /readyz."""
@@ -138,13 +167,16 @@ class Servers:
         current = running and self._running_digest(record) == record.digest
         hindered = self._hindered.get(record.name)
         name = f"{record.name}-0"
-        pod = pod_facts(name, self.place(record), state, "server") if state is not None else None
+        pod = pod_facts(name, self.place(record), state, CONTAINER) if state is not None else None
         return ServerFacts(
             replicas=record.replicas if running else 0,
-            ready=record.replicas if ready and current else 0,
+            ready=record.replicas if ready else 0,
             url=f"http://127.0.0.1:{record.port}/v1" if running else None,
             observed_generation=record.generation if current else 0,
             pods=tuple(facts for facts in (hindered or pod,) if facts is not None),
+            wanted=record.replicas,
+            config=record.config if current else None,
+            configs=record.configs,
         )
 
     async def _ready(self, record: ServerRecord) -> bool:
@@ -160,10 +192,21 @@ class Servers:
         if message is None and _taken(record.port):
             message = f"another process listens on port {record.port}; stop it, or set spec.port to a free one"
         if message is not None:
-            self._hindered[record.name] = PodFacts(
-                f"{record.name}-0", 0, "Pending", "server", None, "Unschedulable", message
-            )
-        return message is None
+            self._hinder(record, "Unschedulable", message)
+        return message is None and self._has_secrets(record)
+
+    def _has_secrets(self, record: ServerRecord) -> bool:
+        """Whether this process' environment has what is in Secrets on a cluster; without it nothing may start."""
+        absent = {name: what for name, what in read_pod_template(record.manifest).secrets.items() if not _given(name)}
+        for name, what in absent.items():
+            self._hinder(record, "SecretNotFound", f"in place of the {what}, the environment has to hold {name}")
+        return not absent
+
+    def _hinder(self, record: ServerRecord, reason: str, message: str) -> None:
+        self._hindered[record.name] = PodFacts(f"{record.name}-0", 0, "Pending", CONTAINER, None, reason, message)
+
+    def _config(self, name: str) -> Path:
+        return self._home.configs / f"{name}.json"
 
     def _start(self, record: ServerRecord) -> None:
         template = read_pod_template(record.manifest)
@@ -186,6 +229,18 @@ class Servers:
         return running["digest"] if running else None
 
 
+def _digest(manifest: Manifest) -> str:
+    """Return a digest of what makes a process another one."""
+    pod = read_pod_template(manifest)
+    config = manifest["spec"]["template"]["metadata"]["annotations"][CONFIG_DIGEST]
+    parts = [config, pod.command, dict(pod.environment), dict(pod.secrets), pod.gpus]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _given(variable: str) -> bool:
+    return bool(os.environ.get(variable, "").strip())
+
+
 def _read(path: Path) -> ServerRecord | None:
     data = read_object(path)
     if data is None:
@@ -198,6 +253,8 @@ def _read(path: Path) -> ServerRecord | None:
         generation=data["generation"],
         digest=data["digest"],
         port=data["port"],
+        config=data.get("config", path.parent.name),
+        configs=tuple(data.get("configs", [path.parent.name])),
         manifest=data["manifest"],
     )
 

@@ -1,15 +1,24 @@
-"""ModelServer: serves a model with the OpenAI API."""
+"""ModelServer: serves a model with the OpenAI API. Unlike a run it may change: docs/decisions/0009."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
-from herdsman.api.v1alpha1.compute import Compute
+from herdsman.api.v1alpha1.compute import DNS_SUBDOMAIN, Compute, LabelValue, QualifiedName
 from herdsman.api.v1alpha1.recipes import Template
-from herdsman.api.v1alpha1.schema import MUTABLE
+from herdsman.api.v1alpha1.schema import MUTABLE, OneOf, cel
 from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
+
+MAX_REPLICAS = 64
+HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""A host name, or one with a wildcard in place of its first label."""
+URL_PATH = r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$"
+"""A path of an URL, without a final slash."""
+DURATION = r"^[1-9][0-9]{0,4}(ms|s|m|h)$"
+SECRET_KEY = r"^[-._a-zA-Z0-9]+$"  # noqa: S105 - how a key is written, and no key
+SecretName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 
 
 class ServerLimits(ApiModel):
@@ -19,10 +28,121 @@ class ServerLimits(ApiModel):
     """Tokens of an answer at most."""
     queue_length: int = Field(default=32, ge=1, le=10000)
     """Requests that may wait; more are refused with 429."""
+    drain_seconds: int = Field(default=120, ge=1, le=3600)
+    """Seconds the answers under way may take when the replica is stopped; what is not finished then is cut off."""
+
+
+class SecretKeyRef(ApiModel):
+    """One value in a Secret of the same namespace."""
+
+    name: SecretName
+    """The Secret."""
+    key: str = Field(pattern=SECRET_KEY, min_length=1, max_length=253)
+    """The key in it."""
+
+
+class ApiKey(ApiModel):
+    """What clients have to send as `Authorization: Bearer KEY`."""
+
+    secret: SecretKeyRef
+    """Where it is; with `herdsman run` the environment variable HERDSMAN_API_KEY is taken instead."""
+
+
+class ServerIngress(ApiModel):
+    """A way in from outside the cluster."""
+
+    host: str = Field(pattern=HOST, max_length=253)
+    """The host name, such as chat.example.com."""
+    path: str = Field(default="/v1", pattern=URL_PATH, max_length=200)
+    """What is passed on, with all below it. /v1 is the OpenAI API; / would also show /metrics and /docs."""
+    class_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=253)
+    """The IngressClass; the cluster's default unless set."""
+    tls_secret_name: SecretName | None = None
+    """The Secret with the certificate of the host; none for plain HTTP."""
+    annotations: dict[QualifiedName, Annotated[str, Field(max_length=2048)]] = Field(
+        default_factory=dict, max_length=20
+    )
+    """Annotations for the ingress controller, such as a longer proxy timeout."""
+
+
+_METRIC = "set targetCPUUtilizationPercentage, targetWaitingRequests or both"
+_ORDER = "minReplicas cannot be above maxReplicas"
+
+
+class Autoscaling(ApiModel):
+    """As many replicas as the load needs; with two targets the one that asks for more counts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            ("has(self.targetCPUUtilizationPercentage) || has(self.targetWaitingRequests)", _METRIC),
+            ("self.minReplicas <= self.maxReplicas", _ORDER),
+        )
+    )
+
+    min_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
+    """Replicas at least."""
+    max_replicas: int = Field(ge=1, le=MAX_REPLICAS)
+    """Replicas at most."""
+    target_cpu_utilization_percentage: int | None = Field(
+        default=None, alias="targetCPUUtilizationPercentage", ge=1, le=1000
+    )
+    """Percent of compute.resources.cpu that a replica should use on average; needs a metrics server."""
+    target_waiting_requests: int | None = Field(default=None, ge=1, le=10000)
+    """Requests that should wait in a replica on average (herdsman_server_waiting_requests); needs an adapter that
+    offers Prometheus' metrics of pods to Kubernetes."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.target_cpu_utilization_percentage is None and self.target_waiting_requests is None:
+            raise ValueError(_METRIC)
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(_ORDER)
+        return self
+
+
+class DisruptionBudget(OneOf):
+    """How many replicas may be evicted at once, by a node that is drained for example."""
+
+    min_available: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+    """Replicas that stay."""
+    min_available_percent: int | None = Field(default=None, ge=0, le=100)
+    """Percent of the replicas that stay."""
+    max_unavailable: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+    """Replicas that may go."""
+    max_unavailable_percent: int | None = Field(default=None, ge=0, le=100)
+    """Percent of the replicas that may go; 100 lets all of them be evicted."""
+
+
+class Monitoring(ApiModel):
+    """How Prometheus finds the server."""
+
+    service_monitor: bool = False
+    """Makes a ServiceMonitor, for a Prometheus that the chart's PodMonitor does not serve; needs the Prometheus
+    operator's CustomResourceDefinitions."""
+    interval: str = Field(default="30s", pattern=DURATION, max_length=8)
+    """Time between two scrapes."""
+    labels: dict[QualifiedName, LabelValue] = Field(default_factory=dict, max_length=20)
+    """Labels of the ServiceMonitor, by which Prometheus chooses."""
+
+
+_CPU = "autoscaling.targetCPUUtilizationPercentage is a share of compute.resources.cpu: set that too"
 
 
 class ModelServerSpec(ApiModel):
-    """What is served, and how."""
+    """What is served, and how. All of it may change; the replicas are then replaced one by one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **MUTABLE,
+            **cel(
+                (
+                    "!has(self.autoscaling) || !has(self.autoscaling.targetCPUUtilizationPercentage)"
+                    " || has(self.compute.resources.cpu)",
+                    _CPU,
+                )
+            ),
+        }
+    )
 
     model: ModelRef
     """The model."""
@@ -36,12 +156,31 @@ class ModelServerSpec(ApiModel):
     """The name clients ask for; the resource's name unless set."""
     port: int = Field(default=8000, ge=1024, le=65535)
     """The port of the Service; with `herdsman run`, of this machine."""
-    replicas: int = Field(default=1, ge=0, le=64, json_schema_extra=MUTABLE)
-    """Pods that serve; `herdsman run` keeps one process, or none at 0."""
+    replicas: int = Field(default=1, ge=0, le=MAX_REPLICAS)
+    """Pods that serve, 0 for none. With autoscaling only 0 counts, and switches the server off. `herdsman run` keeps
+    one process, or none at 0."""
     limits: ServerLimits = Field(default_factory=ServerLimits)
     """What one replica accepts."""
+    api_key: ApiKey | None = None
+    """The key that clients need; without one everybody who reaches the server may use it."""
     compute: Compute = Field(default_factory=Compute)
     """Devices and scheduling of the pods."""
+    ingress: ServerIngress | None = None
+    """A way in from outside the cluster."""
+    autoscaling: Autoscaling | None = None
+    """The number of replicas follows the load."""
+    disruption_budget: DisruptionBudget | None = None
+    """How many replicas may be evicted at once; one, unless set, where there are several."""
+    monitoring: Monitoring = Field(default_factory=Monitoring)
+    """How Prometheus finds the server."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        scaling = self.autoscaling
+        by_cpu = scaling is not None and scaling.target_cpu_utilization_percentage is not None
+        if by_cpu and self.compute.resources.cpu is None:
+            raise ValueError(_CPU)
+        return self
 
 
 class ModelServer(Resource):

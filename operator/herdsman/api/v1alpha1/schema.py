@@ -7,7 +7,7 @@ from pydantic import model_validator
 from herdsman.api.meta import ApiModel
 
 MUTABLE: dict[str, Any] = {"x-herdsman-mutable": True}
-"""json_schema_extra of a spec field that may change after creation; every other one is immutable."""
+"""json_schema_extra of a spec field, or of a whole spec, that may change after creation; all else is immutable."""
 
 
 def cel(*rules: tuple[str, str]) -> dict[str, Any]:

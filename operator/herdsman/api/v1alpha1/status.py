@@ -118,6 +118,8 @@ class Reason(StrEnum):
     """A quota of the namespace forbids the pods."""
     VOLUME_UNAVAILABLE = "VolumeUnavailable"
     """A volume cannot be bound or mounted."""
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
+    """A Secret that a pod needs does not exist, or lacks the key."""
     READY = "Ready"
     """Serves."""
     NOT_READY = "NotReady"

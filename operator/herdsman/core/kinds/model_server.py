@@ -16,6 +16,8 @@ from herdsman.core.site import Site
 from herdsman.core.world import World
 
 MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
+ENDPOINT_SECONDS = 10
+"""In this time the cluster's proxies and ingress controllers have taken a pod that stops off their lists."""
 TEMPLATES: tuple[Template, ...] = ("alpaca", "llama-2", "llama-3", "chatml")
 
 
@@ -47,6 +49,7 @@ def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
         port=spec.port,
         device="cuda" if spec.compute.gpus_per_node else "cpu",
         limits=spec.limits,
+        accept_seconds=0 if site.local else ENDPOINT_SECONDS,
     )
 
 
