@@ -18,7 +18,7 @@ TEST_CLUSTER := ../shared/cluster/cluster
 E2E = $(PYTEST) -m e2e tests/e2e/test_crds.py && $(PYTEST) -n $(WORKERS) tests/chart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test real-data e2e e2e-operator images lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart test real-data e2e e2e-operator images bench-operator lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ e2e-operator: install ## run the operator, its chart and Argo CD on the test clu
 
 images: install ## build the container images on the test cluster and try them
 	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e
+
+bench-operator: install ## measure the operator on the test cluster with up to 5,000 runs, beside plain Jobs (15 minutes)
+	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \
+		kubectl apply --server-side -f crds >/dev/null && \
+		$(BIN)/python benchmarks/operator_runs.py 500 1000 5000 --paced 60 --record benchmarks/operator.md
 
 lock: install ## renew the locked requirements of the images
 	$(BIN)/python images/lock.py

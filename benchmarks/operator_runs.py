@@ -1,9 +1,13 @@
 """Many single-pod runs on pretend nodes: how fast the operator is beside plain Jobs, and how much it writes.
 
-    python benchmarks/operator_runs.py 200
+    python benchmarks/operator_runs.py 500 1000 5000 --paced 60 --record benchmarks/operator.md
+
+Every size is measured three ways on the same cluster, one after the other: the raw write rate of the API server, the
+runs, and as many plain Jobs with the same pods. `--paced 60` adds 60 runs at three a second, without plain Jobs. The
+goals stand beside the figures; the exit code is 1 where one is missed.
 
 Needs KUBECONFIG of a cluster that may be filled with objects, our CRDs in it, and kwok and kubectl on PATH. Prints a
-table and one JSON line.
+table and one JSON line, and writes them with the date and the machine where `--record` says.
 """
 
 import argparse
@@ -25,6 +29,9 @@ from typing import Any
 
 import aiohttp
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from operator_report import goals, table
 
 HERE = Path(__file__).resolve().parent
 ANNOTATION = "kwok.x-k8s.io/node=herdsman-bench"
@@ -259,7 +266,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"p50": round(statistics.median(ordered) * 1000), "p95": round(p95 * 1000)}
 
 
-async def measure(count: int, rate: float | None, *, keep: bool, plain: bool) -> dict[str, Any]:
+async def measure(count: int, rate: float | None, *, keep: bool) -> dict[str, Any]:
     namespace = f"bench-{uuid.uuid4().hex[:6]}"
     kwok = subprocess.Popen(
         ["kwok", "--kubeconfig", os.environ["KUBECONFIG"], "--manage-nodes-with-annotation-selector", ANNOTATION,
@@ -271,10 +278,11 @@ async def measure(count: int, rate: float | None, *, keep: bool, plain: bool) ->
     try:
         prepare(namespace, -(-2 * count // PODS_A_NODE) + 1)
         async with Server() as server:
+            raw = await raw_writes(server, namespace)
             operator = Operator(namespace, log)
             await operator.ready()
-            found = await _runs(server, operator, namespace, count, rate)
-            if plain:
+            found = {**await _runs(server, operator, namespace, count, rate), "raw": round(raw)}
+            if rate is None:
                 found["plain"] = await _plain(server, namespace, count, rate)
             found["stop"] = round(operator.stop(), 2)
             await asyncio.sleep(2)
@@ -365,18 +373,50 @@ async def _plain(server: Server, namespace: str, count: int, rate: float | None)
     }
 
 
-def main() -> None:
+async def raw_writes(server: Server, namespace: str, count: int = 500) -> float:
+    """Return how many small objects a second the API server takes, eight at a time."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    bodies = [{"metadata": {"name": f"raw-{number}", "namespace": namespace}} for number in range(count)]
+    begun = time.monotonic()
+    await create_all(server, path, bodies, None)
+    return count / (time.monotonic() - begun)
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{os.cpu_count()} cores ({models[0] if models else 'unknown'}), load {os.getloadavg()[0]:.1f} before"
+
+
+async def measure_all(counts: list[int], paced: int, *, keep: bool) -> dict[str, dict[str, Any]]:
+    found = {}
+    for count in counts:
+        found[f"{count:,} at once"] = {**(it := await measure(count, None, keep=keep)), "goals": goals(it, paced=False)}
+    if paced:
+        found[f"{paced} at 3 a second"] = {
+            **(it := await measure(paced, 3.0, keep=keep)),
+            "goals": goals(it, paced=True),
+        }
+    return found
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=int, nargs="?", default=200)
-    parser.add_argument("--rate", type=float, help="create so many a second; all at once unless given")
-    parser.add_argument("--keep", action="store_true", help="leave the namespace")
-    parser.add_argument("--no-plain", action="store_true", help="leave the plain Jobs out")
+    parser.add_argument("runs", type=int, nargs="*", default=[200])
+    parser.add_argument("--paced", type=int, default=0, metavar="N", help="also measure N runs at three a second")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the table and the JSON line there")
+    parser.add_argument("--keep", action="store_true", help="leave the namespaces")
     given = parser.parse_args()
-    found = asyncio.run(measure(given.runs, given.rate, keep=given.keep, plain=not given.no_plain))
-    for name, value in found.items():
-        print(f"{name:32} {value}")
-    print(json.dumps(found))
+    where = machine()
+    found = asyncio.run(measure_all(given.runs, given.paced, keep=given.keep))
+    shown, line = table(found), json.dumps(found)
+    print(f"{shown}\n{line}")
+    if given.record:
+        head = "# The operator under many runs\n\nWritten by `make bench-operator`; what is measured, and how, says "
+        head += f"[operator_runs.py](operator_runs.py).\n\n{time.strftime('%Y-%m-%d')}, {where}.\n\n"
+        given.record.write_text(f"{head}{shown}\n```json\n{line}\n```\n", encoding="utf-8")
+    return 0 if all(met for it in found.values() for _, _, met in it["goals"].values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
