@@ -75,7 +75,7 @@ def test_too_little_memory_is_told_and_a_second_time_ends_it(namespace, operator
 def test_a_full_volume_is_told_and_costs_nothing_that_was_saved(namespace, operator):
     """The workspace's claim is of just the size of a few checkpoints; a file takes the rest of it, and goes again."""
     namespace.apply(claim("small", "24Mi", storageClassName="sized", accessModes=["ReadWriteOnce"]))
-    recipe = {"maxSteps": 600, "checkpoints": {"everySteps": 20, "keepLast": 2}}
+    recipe = {"maxSteps": 240, "checkpoints": {"everySteps": 20, "keepLast": 2}}
     workspace = {"claim": "small", "path": "run"}
     namespace.apply(training("fills", recipe=recipe, workspace=workspace, maxRestarts=100))
     reached(namespace, operator, "pretrainjob", "fills", "Running")
