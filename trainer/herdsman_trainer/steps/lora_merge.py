@@ -1,7 +1,6 @@
 """LoRAMerge: a base and its adapters, in order, become one model."""
 
 import logging
-from itertools import count
 
 from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.status import Artifact
@@ -28,15 +27,13 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
     chain = open_chain(model, adapters, dtype=dtype, digest_of=model_digest)
     for note in chain.notes:
         log.warning("%s", note)
-    total = len(chain.merge.plan.tensors)
-    steps = count()
 
-    def announce(what: str) -> None:
+    def announce(what: str, done: float) -> None:
         run.raise_if_stopped()
-        run.report(activity=what, step=next(steps), total_steps=total)
+        run.report(activity=what, done=done)
 
     known = write_chain(chain, run.work_dir, max_shard_bytes=config.max_shard_bytes, announce=announce)
-    run.report(activity="publishing", step=total, total_steps=total)
+    run.report(activity="publishing", done=1.0)
     digests = zip(sources, chain.digests, strict=True)
     return run.publish(
         kind="model",

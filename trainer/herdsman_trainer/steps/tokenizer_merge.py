@@ -19,17 +19,17 @@ SAMPLE_CHARACTERS = 5_000_000
 
 def run(config: TokenizerMergeConfig, context: RunContext) -> Artifact:
     """Merge, measure on the sample, publish. BadInput names the file or field that is wrong."""
-    context.report(activity="merging the vocabularies", step=0, total_steps=2)
+    context.report(activity="merging the vocabularies", done=0.0)
     base = open_input(config.base, config.verify_inputs)
     sources = [open_input(source, config.verify_inputs) for source in config.sources]
     counts = merge_tokenizer(base, sources, context.work_dir, pad=config.pad_token)
     before, after = load_tokenizer(base), load_tokenizer(context.work_dir)
     report = vocabulary_report(before, after, counts)
-    context.report(activity="measuring tokens per character", step=1, metrics={"pieces": after.vocab_size})
+    context.report(activity="measuring tokens per character", done=0.5, metrics={"pieces": after.vocab_size})
     context.raise_if_stopped()
     if config.sample is not None:
         report |= sample_report(before, after, open_input(config.sample, config.verify_inputs))
-    context.report(activity="publishing", step=2)
+    context.report(activity="publishing", done=1.0)
     digests = {config.base.field: config.base.artifact.digest if config.base.artifact else before.digest}
     digests |= {
         source.field: hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman_trainer.free_space import require_space
 from herdsman_trainer.weights.adapters import CONFIG_FILE, KEY_PREFIX, LORA_A, LORA_B, WEIGHTS_FILE, LoraSettings
 from herdsman_trainer.weights.reading import read_header
 from herdsman_trainer.weights.tensor_spec import TensorSpec
@@ -42,6 +43,7 @@ def write_adapter(
 
     `tensors` are keyed as in the file (`base_model.model.…`). Raises IncompleteAdapterError where the keys are not
     exactly those of `lora_targets` and `full`, a tensor is empty or not finite, or the file read back differs.
+    Raises Temporary (DiskFull) where there is no room for them.
     """
     expected = adapter_keys(lora_targets, full)
     if tensors.keys() != expected:
@@ -55,6 +57,8 @@ def write_adapter(
             raise IncompleteAdapterError(f"{key} is empty: gather partitioned parameters before saving")
         if not math.isfinite(tensor.detach().abs().max().item()):
             raise IncompleteAdapterError(f"{key} holds values that are not finite")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    require_space(directory, size, "the adapter")
     written = {WEIGHTS_FILE: write_tensors(directory / WEIGHTS_FILE, tensors)}
     back = read_header(directory / WEIGHTS_FILE)
     if back != {key: TensorSpec(key, tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}:

@@ -30,11 +30,11 @@ def write_gguf_model(path: Path, target: Path, dtype: torch.dtype, announce: Ann
     tokenizer = load_tokenizer(target)
     rows = model.vocab_size
     check_tokenizer(rows, tokenizer.vocab_size, model=str(path), tokenizer=str(path.parent))
-    digests = write_model_weights(target, specs, announced(model.blocks, announce))
+    digests = write_model_weights(target, specs, announced(model.blocks, specs, announce))
     write_configs(target, config, tokenizer)
     figures: Figures = {
         "tensors": len(specs),
         "gguf_types": " ".join(f"{name}:{count}" for name, count in model.quantisation.items()),
         "tied_embeddings": str(model.tied).lower(),
     }
-    return WrittenModel(rows, tokenizer, dtype, len(specs), figures, digests)
+    return WrittenModel(rows, tokenizer, dtype, figures, digests)

@@ -46,12 +46,12 @@ def write_initial_model(
         dtype=dtype_name(dtype),
     )
     specs = [TensorSpec(name, dtype, shape) for name, shape in expected_tensors(config, field).items()]
-    blocks = announced(lambda spec: initial_blocks(spec, wanted.seed), announce)
+    blocks = announced(lambda spec: initial_blocks(spec, wanted.seed), specs, announce)
     digests = write_model_weights(target, specs, blocks)
     write_configs(target, config, tokenizer)
     parameters = sum(spec.nbytes for spec in specs) // dtype.itemsize
     figures = {"tensors": len(specs), "parameters": parameters, "seed": wanted.seed}
-    return WrittenModel(tokenizer.vocab_size, tokenizer, dtype, len(specs), figures, digests)
+    return WrittenModel(tokenizer.vocab_size, tokenizer, dtype, figures, digests)
 
 
 def initial_blocks(spec: TensorSpec, seed: int) -> Iterator[torch.Tensor]:

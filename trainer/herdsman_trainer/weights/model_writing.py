@@ -23,8 +23,9 @@ from herdsman_trainer.weights.writing import MAX_SHARD_BYTES, write_file, write_
 Figures = Mapping[str, float | str]
 """Named figures for an artifact's report."""
 
-Announce = Callable[[str], None]
-"""Hears what is done next, such as "writing lm_head.weight"; it may raise to stop the work."""
+Announce = Callable[[str, float], None]
+"""Hears what is done next, such as "writing lm_head.weight", and the share of the writing that is done, 0 to 1; it may
+raise to stop the work."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,6 @@ class WrittenModel:
     vocab_size: int
     tokenizer: TextTokenizer
     dtype: torch.dtype
-    steps: int
-    """How many times Announce was called."""
     figures: Figures
     digests: Mapping[str, FileDigest] = field(default_factory=dict)
     """Of files whose digest was taken while they were written."""
@@ -46,16 +45,17 @@ def write_chain(
     target: Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    announce: Announce = lambda _: None,
+    announce: Announce = lambda _what, _done: None,
 ) -> dict[str, FileDigest]:
     """Merge the chain into an empty directory and return the digests of the weight files.
 
-    Raises BadInput before anything is written where the result would not load strictly in transformers.
+    Raises BadInput before anything is written where the result would not load strictly in transformers, and Temporary
+    (DiskFull) where there is no room for it.
     """
     plan = chain.merge.plan
     config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
     check_tensors(plan.specs, config, str(chain.model.path))
-    blocks = announced(chain.merge.blocks, announce)
+    blocks = announced(chain.merge.blocks, plan.specs, announce)
     written = write_model_weights(target, plan.specs, blocks, max_shard_bytes=max_shard_bytes)
     write_json(target / CONFIG_FILE, config)
     write_json(target / GENERATION_FILE, _generation_config(chain))
@@ -94,12 +94,16 @@ def token_ids(tokenizer: TextTokenizer, template: str | None = None, known_eos: 
 
 
 def announced(
-    blocks: Callable[[TensorSpec], Iterable[torch.Tensor]], announce: Announce
+    blocks: Callable[[TensorSpec], Iterable[torch.Tensor]], specs: Iterable[TensorSpec], announce: Announce
 ) -> Callable[[TensorSpec], Iterable[torch.Tensor]]:
-    """Return the blocks with an announcement before each tensor."""
+    """Return the blocks with an announcement before each tensor, `specs` being all that will be asked for."""
+    total = max(1, sum(spec.nbytes for spec in specs))
+    written = 0
 
     def with_announcement(spec: TensorSpec) -> Iterable[torch.Tensor]:
-        announce(f"writing {spec.name}")
+        nonlocal written
+        announce(f"writing {spec.name}", written / total)
+        written += spec.nbytes
         return blocks(spec)
 
     return with_announcement

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from herdsman.api.job_config import FileDigest
+from herdsman_trainer.free_space import require_space
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
 from herdsman_trainer.weights.tensor_spec import CODES, TensorSpec, shape_text
@@ -98,8 +99,10 @@ def write_model_weights(
     """Write the weights of a Hugging Face model directory and return each file's size and digest.
 
     One shard is `model.safetensors`; several are `model-00001-of-0000N.safetensors` with their index.
-    `on_file` is called with the name of each finished file.
+    `on_file` is called with the name of each finished file. Raises Temporary (DiskFull), before anything is written,
+    where the volume has no room for them.
     """
+    require_space(directory, sum(spec.nbytes for spec in specs), "the model's weights")
     shards = plan_shards(specs, max_shard_bytes)
     if len(shards) == 1:
         names = [SINGLE_FILE]
