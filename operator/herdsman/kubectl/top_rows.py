@@ -55,7 +55,7 @@ def headline(found: Sequence[Observed], now: datetime) -> Text:
     counts = Counter(each.status.phase for each in found)
     parts = [f"{counts[phase]} {phase}" for phase in _ORDER if counts[phase]]
     working = (Phase.RUNNING, Phase.READY, Phase.PROGRESSING, Phase.DEGRADED)
-    used = sum(gpus(each) for each in found if each.status.phase in working)
+    used = sum(gpus(each) for each in found if each.status.phase in working and not is_preflight(each.status))
     parts += [f"{used} GPUs at work"] if used else []
     line = Text(", ".join(parts) or "no resources of Herdsman", "bold")
     return line.append(f"   {now.astimezone():%H:%M:%S}", "not bold dim")
@@ -79,6 +79,11 @@ def gpus(found: Observed) -> int:
     compute = spec.get("compute") or {}
     pods = spec.get("replicas", 1) if found.key.kind == "ModelServer" else compute.get("nodes", 1)
     return int(pods * compute.get("gpusPerNode", 0))
+
+
+def is_preflight(status: Status) -> bool:
+    """Whether what works now is a preflight, which takes no GPUs."""
+    return bool(status.attempts) and status.attempts[-1].ended is None and status.attempts[-1].preflight
 
 
 def checkpoint_age(status: Status, now: datetime) -> str:
