@@ -37,6 +37,13 @@ def image(name: str) -> str:
     return tag
 
 
+def parts(reference: str) -> dict[str, str]:
+    """An image's reference as the chart's values."""
+    name, _, tag = reference.rpartition(":")
+    registry, _, repository = name.partition("/")
+    return {"registry": registry, "repository": repository, "tag": tag}
+
+
 def _digest(name: str) -> str:
     recipe = (f"images/{name}/Dockerfile", "images/operator/trim.py")
     listed = _run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *SOURCES, *recipe])

@@ -34,8 +34,8 @@ API = {"apiVersion": "herdsman.dev/v1alpha1"}
 class Namespace:
     """A namespace that enforces the restricted Pod Security Standard, and the operator's account in it."""
 
-    def __init__(self, directory: Path):
-        self.name = f"herdsman-op-{uuid.uuid4().hex[:6]}"
+    def __init__(self, directory: Path, name: str | None = None):
+        self.name = name or f"herdsman-op-{uuid.uuid4().hex[:6]}"
         self.kubeconfig = directory / f"{self.name}.kubeconfig"
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         self.apply(

@@ -17,7 +17,9 @@ import yaml
 from admission import PROJECT
 from builders import CLUSTER, failed, finished, model_import, pretrain_job, suspended, with_status, world
 from e2e_cluster import kubectl
-from e2e_images import TEST_CLUSTER, image
+from e2e_images import TEST_CLUSTER, image, parts
+from e2e_operator import Namespace
+from e2e_runs import base, filled_claim, training
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.plan import plan
 from herdsman.core.status import status
@@ -149,9 +151,11 @@ def without_operator() -> dict[str, Any]:
 
 
 def with_operator() -> dict[str, Any]:
-    name, _, tag = image("operator").rpartition(":")
-    registry, _, repository = name.partition("/")
-    return {"images": {"operator": {"registry": registry, "repository": repository, "tag": tag}}}
+    return {"images": {"operator": parts(image("operator"))}}
+
+
+def with_all_images() -> dict[str, Any]:
+    return {"images": {name: parts(image(name)) for name in ("operator", "trainer")}}
 
 
 @pytest.mark.parametrize("application", [without_operator], indirect=True)
@@ -193,6 +197,36 @@ def test_the_operator_it_installs_tells_it_what_waits_and_what_is_refused(applic
     repository.commit(waiting, circle)
     application.look_again()
     application.comes_to("Degraded")
+
+
+@pytest.mark.images
+@pytest.mark.parametrize("application", [with_all_images], indirect=True)
+def test_a_pipeline_from_git_runs_to_its_end_and_a_failed_run_is_told_with_its_cause(application, repository, tmp_path):
+    """Chart and pipeline from Git, trainers as pods: Progressing, Healthy at the end, Degraded by bad data."""
+    namespace = Namespace(tmp_path, application.name)
+    filled_claim(namespace, tmp_path)
+    repository.commit(base(), training("zh", recipe={"maxSteps": 60}))
+    created(application, tmp_path)
+    application.comes_to("Progressing")
+    assert eventually(lambda: phase_of(application, "zh") == "Succeeded", 240)
+    application.comes_to("Healthy")
+    assert namespace.status("pretrainjob", "zh")["artifact"]["kind"] == "adapter"
+
+    wrong = training("wrong", dataset={"volume": {"claim": "data", "path": "nothing-there"}})
+    repository.commit(base(), training("zh", recipe={"maxSteps": 60}), wrong)
+    application.look_again()
+    assert eventually(lambda: phase_of(application, "wrong") == "Failed", 180)
+    application.comes_to("Degraded")
+    resources = application.seen()["resources"]
+    health = {item["name"]: item["health"] for item in resources if item["kind"] == "PretrainJob"}
+    assert health["zh"]["status"] == "Healthy"
+    assert "nothing-there" in health["wrong"]["message"]
+
+
+def phase_of(application: Application, run: str) -> str:
+    """The phase of a PretrainJob; empty while it is not there."""
+    path = "jsonpath={.status.phase}"
+    return kubectl("-n", application.name, "get", "pretrainjob", run, "--ignore-not-found", "-o", path)
 
 
 def manifest_of(of: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from admission import PROJECT
 from e2e_cluster import kubectl
-from e2e_images import image
+from e2e_images import image, parts
 from e2e_operator import Namespace
 from e2e_runs import base, filled_claim, reached, training
 from helm import CHART, helm
@@ -56,13 +56,6 @@ def told(namespace: str) -> str:
             kubectl("-n", namespace, "logs", deployment, "--tail=40", "--ignore-errors"),
         )
     )
-
-
-def parts(reference: str) -> dict[str, str]:
-    """An image's reference as the chart's values."""
-    name, _, tag = reference.rpartition(":")
-    registry, _, repository = name.partition("/")
-    return {"registry": registry, "repository": repository, "tag": tag}
 
 
 def columns(plural: str) -> list[str]:
