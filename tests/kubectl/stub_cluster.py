@@ -34,6 +34,7 @@ class StubCluster:
         self.logs: dict[tuple[str, str], list[str]] = {}
         """Lines by pod and container, each with its time."""
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.refusals: dict[tuple[str, str], tuple[int, str]] = {}
         """(method, path's end): status and message."""
         self.rules: list[Body] = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
@@ -98,6 +99,7 @@ class StubCluster:
         text = await request.text()
         body = json.loads(text) if text else None
         self.seen.append((request.method, request.path, dict(request.query), body))
+        self.headers.append(dict(request.headers))
         for end, happenings in self.on.items():
             if request.method == "GET" and request.path.endswith(end) and happenings:
                 happenings.pop(0)()

@@ -165,7 +165,7 @@ def test_a_status_of_another_version_is_told_as_far_as_it_is_understood(cluster,
 def test_top_tells_what_works_first_and_sums_it_up(busy, plugin):
     code, out, _ = plugin("top", "-A")
     assert code == 0
-    head, _, titles, *found = out.splitlines()
+    head, _, _, *found = out.splitlines()
     assert head.startswith("1 Running, 1 Progressing, 1 Failed, 1 Succeeded, 16 GPUs at work")
     assert [line.split()[1] for line in found] == [
         "PretrainJob/zh",

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from herdsman.api.meta import GROUP, VERSION
+from herdsman.api.meta import GROUP, VERSION, ApiModel
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.pods import GPU
 from herdsman.kube.errors import ApiError, NotFound
@@ -52,10 +52,11 @@ async def definitions(connection: Connection) -> list[Finding]:
     try:
         for info in KINDS.values():
             body = await connection.find("CustomResourceDefinition", None, f"{info.plural}.{GROUP}")
-            schema = next(item for item in body["spec"]["versions"] if item["name"] == VERSION)["schema"]
-            wanted = info.model.model_json_schema(by_alias=True)
-            members = {name: node for name, node in wanted["properties"].items() if name in ("spec", "status")}
-            lacks += _lacking({"properties": members}, schema["openAPIV3Schema"], wanted["$defs"], info.kind)
+            version = next(item for item in body["spec"]["versions"] if item["name"] == VERSION)
+            members = version["schema"]["openAPIV3Schema"]["properties"]
+            for member in ("spec", "status"):
+                for model in _models_in(info.model.model_fields[member].annotation):
+                    lacks += _lacking(model, members[member], f"{info.kind}.{member}")
     except ApiError as error:
         if error.status != 403:
             raise
@@ -67,28 +68,25 @@ async def definitions(connection: Connection) -> list[Finding]:
     return [ok("CRDs", f"all {len(KINDS)} kinds, as this version knows them")]
 
 
-def _lacking(wanted: Body, found: Body, definitions: Body, path: str) -> Iterator[str]:
-    """Yield the paths of members that the models have and the CRD does not."""
-    wanted = _resolved(wanted, definitions)
-    for name, member in (wanted.get("properties") or {}).items():
-        there = (found.get("properties") or {}).get(name)
+def _lacking(model: type[ApiModel], schema: Body, path: str) -> Iterator[str]:
+    """Yield the paths of members that a model has and the CRD does not."""
+    for name, field in model.model_fields.items():
+        member = field.alias or name
+        there = (schema.get("properties") or {}).get(member)
         if there is None:
-            yield f"{path}.{name}"
-        else:
-            yield from _lacking(member, there, definitions, f"{path}.{name}")
-    if "items" in wanted and "items" in found:
-        yield from _lacking(wanted["items"], found["items"], definitions, f"{path}[]")
+            yield f"{path}.{member}"
+            continue
+        inside = there.get("items", there)
+        for inner in _models_in(field.annotation):
+            yield from _lacking(inner, inside, f"{path}.{member}{'[]' if inside is not there else ''}")
 
 
-def _resolved(node: Any, definitions: Body) -> Body:
-    """Return the schema behind references and `anyOf [..., null]`."""
-    while True:
-        if "$ref" in node:
-            node = definitions[node["$ref"].rpartition("/")[2]]
-        elif arms := [arm for arm in node.get("anyOf") or () if arm.get("type") != "null"]:
-            node = arms[0]
-        else:
-            return dict(node)
+def _models_in(annotation: Any) -> Iterator[type[ApiModel]]:
+    """Yield the models in an annotation such as list[Metric] or Progress | None."""
+    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
 
 
 async def storage(connection: Connection) -> list[Finding]:

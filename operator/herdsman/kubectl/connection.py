@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from herdsman.cli.refusals import USAGE, Refused
@@ -76,16 +77,18 @@ class Connection(KubeApi):
         headers = {"Accept": "*/*", **await self._authorization()}
         try:
             answer = await self._connection.call_api("GET", url, headers, _request_timeout=_STREAM)
-            if answer.status >= 400:
-                data = await answer.read()
-                raise api_error(answer.status, _status_of(data), None)
-            open_line = b""
-            async for chunk in answer.response.content.iter_any():
-                *whole, open_line = (open_line + chunk).split(b"\n")
-                for line in whole:
-                    yield line.decode(errors="replace")
-            if open_line:
-                yield open_line.decode(errors="replace")
+            try:
+                if answer.status >= 400:
+                    raise api_error(answer.status, _status_of(await answer.read()), None)
+                open_line = b""
+                async for chunk in answer.response.content.iter_any():
+                    *whole, open_line = (open_line + chunk).split(b"\n")
+                    for line in whole:
+                        yield line.decode(errors="replace")
+                if open_line:
+                    yield open_line.decode(errors="replace")
+            finally:
+                answer.response.close()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"GET {path}: {error or type(error).__name__}") from error
 
@@ -117,8 +120,9 @@ async def _connect(options: Options) -> Connection:
             namespace = ACCOUNT_NAMESPACE.read_text().strip() if ACCOUNT_NAMESPACE.is_file() else namespace
     except config.ConfigException as error:
         raise Refused(_wrong_kubeconfig(error, files, options, there=there), USAGE) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Refused(f"{files} is no kubeconfig ({error}); name another with --kubeconfig FILE", USAGE) from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise Refused(f"{files} is no kubeconfig ({told}); name another with --kubeconfig FILE", USAGE) from error
     settings.client_session_kwargs = {"trust_env": True}
     try:
         connection = Connection(client.ApiClient(settings))

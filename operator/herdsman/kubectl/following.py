@@ -182,7 +182,7 @@ def _terminated(container: Body) -> bool:
 
 def _several(body: Body) -> bool:
     spec = body.get("spec") or {}
-    return max((spec.get("compute") or {}).get("nodes", 1), spec.get("replicas", 1)) > 1
+    return bool(max((spec.get("compute") or {}).get("nodes", 1), spec.get("replicas", 1)) > 1)
 
 
 def _whole_second(time: str) -> str:

@@ -10,6 +10,7 @@ NO_KINDS = (
     "this cluster does not know herdsman.dev/v1alpha1: its CustomResourceDefinitions are not installed; "
     "install Herdsman's chart, or choose another --context"
 )
+CLIENT = ("kubernetes", "aiohttp")
 _REQUEST = re.compile(r"^[A-Z]+ \S+: ")
 
 
@@ -19,7 +20,7 @@ def refusal_of(error: Exception) -> Refused | None:
         return Refused(
             f"the API server does not answer: {_without_request(error)}; is the cluster up, and this context meant?"
         )
-    if isinstance(error, ModuleNotFoundError) and error.name in ("kubernetes", "aiohttp"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in CLIENT:
         return Refused("this Python has no Kubernetes client: pip install 'herdsman[operator]'")
     if isinstance(error, ApiError):
         return Refused(_told(error))
