@@ -25,6 +25,22 @@ def test_a_loaded_server_is_ready(serve):
     assert "herdsman_server_ready 1.0" in client.http.get("/metrics").text
 
 
+def test_a_server_that_stops_is_not_ready_and_answers_whoever_asks_for_the_last_time(serve):
+    client = serve("a b")
+    assert client.http.post("/v1/chat/completions", json=BODY).headers.get("connection") != "close"
+    client.state.drain()
+    ready = client.http.get("/readyz")
+    assert (ready.status_code, ready.text) == (503, "the server is stopping\n")
+    assert client.http.get("/healthz").status_code == 200
+    reply = client.http.post("/v1/chat/completions", json=BODY)
+    assert (reply.status_code, reply.headers["connection"]) == (200, "close")
+    assert reply.json()["choices"][0]["message"]["content"] == "a b"
+    with client.http.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}) as stream:
+        assert stream.headers["connection"] == "close"
+        assert stream.read().decode().endswith("data: [DONE]\n\n")
+    assert "herdsman_server_ready 0.0" in client.http.get("/metrics").text
+
+
 def value(client, name):
     lines = [line for line in client.http.get("/metrics").text.splitlines() if line.startswith(name + " ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import httpx
 import openai
@@ -29,19 +31,25 @@ def model(tmp_path_factory):
     return tiny_llama(tmp_path_factory.mktemp("model"), hidden_size=16)
 
 
-def write_config(directory, model, port):
+def write_config(directory, model, port, **options):
     config = ServerConfig(
-        owner=owner(kind="ModelServer"), model=source(model), model_name="demo", host="127.0.0.1", port=port
+        owner=owner(kind="ModelServer"),
+        model=source(model),
+        model_name="demo",
+        host="127.0.0.1",
+        port=port,
+        **options,
     )
     (directory / "server.json").write_text(config.model_dump_json(by_alias=True))
     return directory / "server.json"
 
 
 @pytest.fixture
-def process(tmp_path, model):
+def process(tmp_path, model, request):
     """A server process; killed at the end of the test if it still runs."""
     port = free_port()
-    command = [sys.executable, "-m", "herdsman_server", "--config", str(write_config(tmp_path, model, port))]
+    config = write_config(tmp_path, model, port, **getattr(request, "param", {}))
+    command = [sys.executable, "-m", "herdsman_server", "--config", str(config)]
     environment = {**os.environ, "HERDSMAN_TERMINATION_FILE": str(tmp_path / "termination"), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -58,6 +66,7 @@ def answers(url):
         return False
 
 
+@pytest.mark.parametrize("process", [{"accept_seconds": 3600}], indirect=True)
 def test_a_server_becomes_ready_answers_and_ends_gracefully_while_a_stream_runs(process, tmp_path):
     wait_until(lambda: answers(f"{process.url}/readyz"), "the model is loaded", seconds=120)
     assert answers(f"{process.url}/healthz")
@@ -67,12 +76,70 @@ def test_a_server_becomes_ready_answers_and_ends_gracefully_while_a_stream_runs(
         )
         next(iter(stream))
         process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not answers(f"{process.url}/readyz"), "it says that it stops")
+        assert answers(f"{process.url}/healthz"), "and goes on for now"
+        process.send_signal(signal.SIGTERM)
         reasons = [chunk.choices[0].finish_reason for chunk in stream]
     assert reasons[-1] in ("stop", "length")
     log = (tmp_path / "log").read_text()
     assert process.wait(timeout=60) == 0, log
     assert not (tmp_path / "termination").exists()
     assert "Ready: demo answers" in log
+    assert "Traceback" not in log
+
+
+ACCEPT_SECONDS = 2
+
+
+def ask(client, *, stream):
+    """Ask once; returns what is wrong with the answer, or None."""
+    body = {"model": "demo", "prompt": "The river", "max_tokens": 12, "stream": stream}
+    try:
+        reply = client.post("/v1/completions", json=body)
+        whole = reply.text.endswith("data: [DONE]\n\n") if stream else reply.json()["choices"][0]["finish_reason"]
+    except httpx.HTTPError as error:
+        return repr(error)
+    return None if reply.status_code == 200 and whole and '"error"' not in reply.text else reply.text
+
+
+def keep_asking(url, *, stream, until, told):
+    """Ask again and again over kept connections; tells (when it was asked, what was wrong)."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        while not until():
+            asked = time.monotonic()
+            told.append((asked, ask(client, stream=stream)))
+
+
+@pytest.mark.parametrize("process", [{"accept_seconds": ACCEPT_SECONDS}], indirect=True)
+def test_stopped_under_load_no_request_is_lost(process, tmp_path):
+    wait_until(lambda: answers(f"{process.url}/readyz"), "the model is loaded", seconds=120)
+    told, stopped = [], []
+
+    def the_cluster_has_heard():
+        """Half of the time that is granted for it is over."""
+        return bool(stopped) and time.monotonic() > stopped[0] + ACCEPT_SECONDS / 2
+
+    load = [
+        threading.Thread(
+            target=keep_asking,
+            args=(process.url,),
+            kwargs={"stream": stream, "until": the_cluster_has_heard, "told": told},
+        )
+        for stream in (True, False, True, False)
+    ]
+    for thread in load:
+        thread.start()
+    wait_until(lambda: len(told) > 20, "there is load")
+    stopped.append(time.monotonic())
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not answers(f"{process.url}/readyz"), "it says that it stops")
+    for thread in load:
+        thread.join(timeout=60)
+    log = (tmp_path / "log").read_text()
+    assert [wrong for _, wrong in told if wrong] == [], log
+    assert sum(asked > stopped[0] for asked, _ in told) > 4, "it was asked after the signal, and answered"
+    assert process.wait(timeout=60) == 0, log
+    assert "SIGTERM: requests are accepted for another 2 s" in log
     assert "Traceback" not in log
 
 

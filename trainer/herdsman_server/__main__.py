@@ -21,7 +21,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
-from herdsman.api.job_config import ServerConfig
+from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
 from herdsman_server.app import ServerState, create_app
 from herdsman_server.engine import ServedModel
 from herdsman_trainer.errors import BadInput, StepError, Temporary
@@ -29,9 +29,7 @@ from herdsman_trainer.errors import BadInput, StepError, Temporary
 log = logging.getLogger("herdsman_server")
 
 CRASHED = 1
-KEY_VARIABLE, KEY_FILE_VARIABLE = "HERDSMAN_API_KEY", "HERDSMAN_API_KEY_FILE"
-GRACEFUL_SECONDS = 25
-"""Streams may finish for this long after SIGTERM; Kubernetes kills after 30 s."""
+KEY_FILE_VARIABLE = f"{API_KEY_VARIABLE}_FILE"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +70,7 @@ def api_keys(environment: Mapping[str, str]) -> list[bytes]:
 
     Raises BadInput where the file is named and holds no key: the server must not be open by mistake.
     """
-    keys = [environment.get(KEY_VARIABLE, "")]
+    keys = [environment.get(API_KEY_VARIABLE, "")]
     if name := environment.get(KEY_FILE_VARIABLE):
         try:
             lines = Path(name).read_text(encoding="utf-8").splitlines()
@@ -102,6 +100,9 @@ def bind(host: str, port: int) -> socket.socket:
 async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
     """Serve until SIGTERM or SIGINT; the port answers at once, the model when it is loaded.
 
+    After the signal requests are still accepted for `accept_seconds`, while those who send them learn from /readyz
+    that they should not; then what is under way has `limits.drain_seconds` to finish. A second signal ends the former.
+
     Raises what loading raised, BadInput above all.
     """
     state = ServerState(config.model_name, config.limits, keys)
@@ -111,12 +112,22 @@ async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        timeout_graceful_shutdown=config.limits.drain_seconds,
     )
     server = _Server(settings)
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        again, waits = state.draining, config.accept_seconds if state.queue is not None else 0
+        state.drain()
+        if again or not waits:
+            server.handle_exit(number, None)
+        else:
+            log.info("%s: requests are accepted for another %d s.", number.name, waits)
+            loop.call_later(waits, server.handle_exit, number, None)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
+        loop.add_signal_handler(number, stop, number)
     loaded = _in_daemon_thread(lambda: _load(config))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("The port %d is open; the model is loading.", config.port)

@@ -48,13 +48,27 @@ class ServerState:
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     served: ServedModel | None = None
     queue: GenerationQueue | None = None
+    draining: bool = False
+    """Whether the server goes on answering and is about to stop: nobody should send it anything new."""
     started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def unready(self) -> str | None:
+        """Why nothing should be sent here, or None."""
+        if self.draining:
+            return "the server is stopping"
+        return "the model is loading" if self.queue is None else None
 
     def serve(self, served: ServedModel) -> None:
         """Open the completion routes for a model that has answered once."""
         self.served = served
         self.queue = GenerationQueue(served.engine, served.tokenizer, self.limits.queue_length, self.metrics)
         self.metrics.ready.set(1)
+
+    def drain(self) -> None:
+        """Say that the server stops, and go on answering; clients that keep a connection open are told to drop it."""
+        self.draining = True
+        self.metrics.ready.set(0)
 
     def close(self) -> None:
         """Finish what is queued and end the worker."""
@@ -77,9 +91,8 @@ def create_app(state: ServerState) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> PlainTextResponse:
-        """The model is loaded and has generated a token."""
-        ready = state.queue is not None
-        return PlainTextResponse("ok\n" if ready else "the model is loading\n", 200 if ready else 503)
+        """The model is loaded and has generated a token, and the server is not about to stop."""
+        return PlainTextResponse(f"{state.unready or 'ok'}\n", 503 if state.unready else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -169,7 +182,10 @@ def _check_model(state: ServerState, name: str) -> None:
 
 
 class Gate:
-    """Checks the API key and counts answers, before and behind the routes; it leaves streams alone."""
+    """Checks the API key and counts answers, before and behind the routes; it leaves streams alone.
+
+    While the server is about to stop, each answer is the last one of its connection.
+    """
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self._app = app
@@ -186,6 +202,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                if self._state.draining:
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
         try:
