@@ -1,0 +1,166 @@
+"""A ModelServer on a real cluster: changed and scaled without a client noticing; what it cannot have is told."""
+
+import json
+import time
+
+import pytest
+
+from e2e_cluster import kubectl
+from e2e_images import image
+from e2e_operator import API, Namespace, Operator, eventually
+from e2e_runs import SMALL, base, filled_claim, python_pod, reached
+
+pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
+
+ASKING = """
+import collections, json, sys, time, urllib.error, urllib.request
+url, seconds, key = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+found, end = collections.Counter(), time.monotonic() + seconds
+body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+while time.monotonic() < end:
+    try:
+        listed = urllib.request.Request(url + "/models", headers={"Authorization": key})
+        with urllib.request.urlopen(listed, timeout=30) as answer:
+            body["model"] = json.load(answer)["data"][0]["id"]
+        headers = {"Authorization": key, "Content-Type": "application/json"}
+        asked = urllib.request.Request(url + "/chat/completions", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            found[json.load(answer)["model"]] += 1
+    except urllib.error.HTTPError as error:
+        found[f"{error.code} {error.read().decode()[:200]}"] += 1
+    except OSError as error:
+        found[repr(error)] += 1
+    time.sleep(0.02)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def namespace(crds, tmp_path_factory):
+    """A namespace with a tiny model, made by ModelImport/base."""
+    made = Namespace(tmp_path_factory.mktemp("operator"))
+    filled_claim(made, tmp_path_factory.mktemp("tokenizer"))
+    made.apply(base())
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="module")
+def operator(namespace, tmp_path_factory):
+    log = tmp_path_factory.mktemp("log") / "operator.log"
+    running = Operator(namespace, log, "--trainer-image", image("trainer"), "--server-image", image("server")).ready()
+    reached(namespace, running, "modelimport", "base", "Succeeded")
+    yield running
+    running.stop()
+    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+
+
+def server(name, **more):
+    spec = {"model": {"modelImport": "base"}, "template": "alpaca", "compute": SMALL, **more}
+    return {**API, "kind": "ModelServer", "metadata": {"name": name}, "spec": spec}
+
+
+def asking(namespace, name, where, seconds, key="none"):
+    """A pod that asks a server again and again for so long; at its end its log holds what it was answered."""
+    pod = python_pod(name, ASKING, {})
+    pod["spec"]["containers"][0]["command"] += [f"http://ms-{where}:8000/v1", str(seconds), f"Bearer {key}"]
+    namespace.apply(pod)
+    kubectl("-n", namespace.name, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+
+
+def answers(namespace, name, seconds):
+    path = "--for=jsonpath={.status.phase}=Succeeded"
+    kubectl("-n", namespace.name, "wait", path, f"pod/{name}", f"--timeout={seconds:.0f}s")
+    return json.loads(kubectl("-n", namespace.name, "logs", name))
+
+
+def pods_of(namespace, name):
+    return {pod["metadata"]["name"] for pod in namespace.all("pods", "-l", f"herdsman.dev/name={name}")}
+
+
+def test_a_change_is_rolled_out_and_no_request_is_lost(namespace, operator):
+    namespace.apply(server("chat", modelName="before"))
+    reached(namespace, operator, "modelserver", "chat", "Ready")
+    old = pods_of(namespace, "chat")
+    asking(namespace, "client", "chat", 75)
+    time.sleep(3)
+    namespace.apply(server("chat", modelName="after"))
+    eventually(
+        lambda: (found := pods_of(namespace, "chat")) and not found & old,
+        70,
+        "the old pod is still there",
+        operator.log,
+    )
+    assert reached(namespace, operator, "modelserver", "chat", "Ready")["replicas"] == 1
+    told = answers(namespace, "client", 110)
+    assert told.keys() == {"before", "after"}, told
+    assert min(told.values()) > 10, told
+
+
+def test_it_is_scaled_by_kubectl_and_several_replicas_have_a_budget(namespace, operator):
+    namespace.apply(server("wide"))
+    reached(namespace, operator, "modelserver", "wide", "Ready")
+    assert not namespace.all("poddisruptionbudgets", "-l", "herdsman.dev/name=wide")
+    kubectl("-n", namespace.name, "scale", "modelserver/wide", "--replicas=2")
+    eventually(lambda: namespace.status("modelserver", "wide").get("readyReplicas") == 2, 120, "not two", operator.log)
+    (budget,) = namespace.all("poddisruptionbudgets", "-l", "herdsman.dev/name=wide")
+    assert budget["spec"]["maxUnavailable"] == 1
+    kubectl("-n", namespace.name, "scale", "modelserver/wide", "--replicas=0")
+    eventually(lambda: not pods_of(namespace, "wide"), 60, "pods stay", operator.log)
+    eventually(
+        lambda: not namespace.all("poddisruptionbudgets", "-l", "herdsman.dev/name=wide"), 30, "it stays", operator.log
+    )
+
+
+def test_a_key_from_a_secret_that_comes_late(namespace, operator):
+    key = {"secret": {"name": "keys", "key": "token"}}
+    begun = time.monotonic()
+    namespace.apply(server("private", apiKey=key))
+    failure = eventually(
+        lambda: namespace.status("modelserver", "private").get("failure"), 30, "no cause", operator.log
+    )
+    assert time.monotonic() - begun < 12
+    assert "keys" in failure["message"]
+    assert failure["reason"] == "SecretNotFound"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"token": "let-me-in"}}
+    namespace.apply(secret)
+    status = reached(namespace, operator, "modelserver", "private", "Ready", 240)
+    assert "failure" not in status
+    asking(namespace, "stranger", "private", 1)
+    asking(namespace, "friend", "private", 1, "let-me-in")
+    (refusal,) = answers(namespace, "stranger", 60)
+    assert refusal.startswith("401 ")
+    assert answers(namespace, "friend", 60).keys() == {"private"}
+
+
+def test_ingress_and_autoscaler_are_made_and_unmade_and_a_monitor_without_its_kind_stops_nothing(namespace, operator):
+    there = {
+        "ingress": {"host": "chat.example.com"},
+        "autoscaling": {"minReplicas": 1, "maxReplicas": 2, "targetWaitingRequests": 4},
+        "monitoring": {"serviceMonitor": True},
+    }
+    namespace.apply(server("open", **there))
+    reached(namespace, operator, "modelserver", "open", "Ready")
+    mine = ("-l", "herdsman.dev/name=open")
+    (ingress,) = namespace.all("ingresses", *mine)
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["host"] == "chat.example.com"
+    (scaler,) = namespace.all("hpa", *mine)
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "ms-open"
+    told = eventually(
+        lambda: [
+            item["message"]
+            for item in namespace.status("modelserver", "open")["conditions"]
+            if "ServiceMonitor" in item["message"]
+        ],
+        30,
+        "the missing kind is not told",
+        operator.log,
+    )
+    assert told
+    kubectl("-n", namespace.name, "patch", "modelserver", "open", "--type=json", "-p", json.dumps(
+        [{"op": "remove", "path": "/spec/ingress"}, {"op": "remove", "path": "/spec/autoscaling"}]
+    ))  # fmt: skip
+    for kind in ("ingresses", "hpa"):
+        eventually(lambda kind=kind: not namespace.all(kind, *mine), 30, f"{kind} stay", operator.log)
+    assert namespace.status("modelserver", "open")["phase"] == "Ready"
