@@ -14,7 +14,7 @@ import training_configs as build
 from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.job_config import Launch
 from herdsman_trainer import __main__ as command
-from herdsman_trainer import launch
+from herdsman_trainer import launch, run_context
 from herdsman_trainer.errors import BadInput, Diverged, Interrupted, Temporary
 from ranks import free_port, start_child, wait_for
 
@@ -162,6 +162,32 @@ def test_a_configuration_that_cannot_be_read_is_bad_input(termination, tmp_path,
     path.write_text(content)
     assert command.main(["--config", str(path)]) == 42
     assert words in json.loads(termination.read_text())["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device", "f"), Temporary("No space.", reason="DiskFull", file="f")],
+    ids=["while writing", "before writing"],
+)
+def test_a_full_disk_is_named_by_its_claim(termination, tmp_path, monkeypatch, error):
+    def fill(*_):
+        raise error
+
+    (tmp_path / "config.json").write_text(build.pretrain_config(tmp_path).model_dump_json(by_alias=True))
+    monkeypatch.setattr(command, "run_step", fill)
+    assert command.main(["--config", str(tmp_path / "config.json")]) == 75
+    told = json.loads(termination.read_text())
+    assert (told["reason"], told["file"]) == ("DiskFull", "f")
+    assert told["message"].endswith("The volume is that of the claim claim.")
+
+
+def test_last_words_come_before_the_last_progress_which_may_hang(termination, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(build.pretrain_config(tmp_path).model_dump_json(by_alias=True))
+    monkeypatch.setattr(command, "run_step", lambda *_: 1 // 0)
+    told = []
+    monkeypatch.setattr(run_context.RunContext, "close", lambda _: told.append(termination.exists()))
+    assert command.main(["--config", str(tmp_path / "config.json")]) == 1
+    assert told == [True]
 
 
 def test_a_crash_leaves_its_traceback_in_the_log(termination, tmp_path, monkeypatch, capsys):

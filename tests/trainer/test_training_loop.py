@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from herdsman_trainer.batches import TrainingStream
 from herdsman_trainer.checkpoints import CheckpointStore, Identity
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Update
-from herdsman_trainer.errors import Diverged, Interrupted
+from herdsman_trainer.errors import Diverged, Interrupted, Temporary
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.sequence_order import GlobalBatch
 from herdsman_trainer.training import State, Trainer
@@ -93,6 +96,37 @@ def test_every_step_is_logged_with_loss_rate_norm_and_speed(tmp_path):
     assert state.notes["train_loss_first"] == pytest.approx(4.0)
     assert state.notes["train_loss_last"] == pytest.approx(2.0)
     assert state.notes["train_tokens"] == sum(line["tokens"] for line in log(context))
+
+
+def test_the_operator_learns_of_the_newest_checkpoint_and_when_it_was_made(tmp_path):
+    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 5), steps=5)
+    made.train(State())
+    told = json.loads(context.progress_document())
+    assert told["checkpoint"] == {"latest": "checkpoints/step-00000005", "step": 5, "verified": True, "count": 3}
+    metrics = {item["name"]: item["value"] for item in told["metrics"]}
+    created = json.loads((context.checkpoints_dir / "step-00000005" / "manifest.json").read_text())["created"]
+    assert int(metrics["checkpoint_timestamp_seconds"]) == datetime.fromisoformat(created).timestamp()
+    assert {"loss", "learning_rate", "grad_norm"} < metrics.keys()
+
+
+def test_a_resumed_run_tells_its_checkpoint_before_its_first_step(tmp_path):
+    made, _ = trainer(tmp_path, ScriptedEngine([3.0] * 2), steps=2)
+    made.train(State())
+    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 9), steps=9)
+    made._store.newest()
+    context.request_stop()
+    with pytest.raises(Interrupted):
+        made.train(State(step=2, saved_step=2))
+    assert json.loads(context.progress_document())["checkpoint"]["step"] == 2
+
+
+def test_a_full_disk_ends_the_run_with_the_figures_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    made, context = trainer(tmp_path, ScriptedEngine([3.0] * 6))
+    free = iter([10**6, 119])
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=next(free), f_frsize=1, f_blocks=10**6))
+    with pytest.raises(Temporary, match="of 100 bytes: 120 bytes are needed with a margin, and 119 bytes are free"):
+        made.train(State())
+    assert saved(context) == [2]
 
 
 def test_a_stop_saves_the_step_just_done(tmp_path):

@@ -38,6 +38,7 @@ STEPS = {
 }
 """The module in `steps` for each kind."""
 CRASHED = 1
+DISK_FULL = "DiskFull"
 LIBRARY_BYTES = 4 << 30
 """PyTorch and what comes with it, read from an image that may not be on the node's disk yet."""
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     context: RunContext | None = None
     watch: Watch | None = None
+    config: AnyRunConfig | None = None
     try:
         config = read_config(arguments.config)
         if needs_launch(config.launch, os.environ):
@@ -64,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = TerminationMessage(reason="Succeeded", artifact=artifact, report=_report(config))
     except BaseException as error:  # noqa: BLE001 - every end gets an exit code and a message
         code, message = ending(error)
+        if config is not None and message.reason == DISK_FULL:
+            named = f"{message.message} The volume is that of the claim {config.workspace.claim}."
+            message = message.model_copy(update={"message": named})
         sys.stderr.write(f"{error}\n" if isinstance(error, StepError) else traceback.format_exc())
     _say(message, context)
     if watch is not None:
@@ -132,7 +137,7 @@ def ending(error: BaseException) -> tuple[int, TerminationMessage]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = Temporary(
             "The volume has no space left.",
-            reason="DiskFull",
+            reason=DISK_FULL,
             file=str(error.filename) if error.filename else None,
             hint="Make the workspace's volume larger, or delete what is not needed from it.",
         )

@@ -17,7 +17,7 @@ import torch
 from herdsman.api.job_config import FileDigest
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman_trainer.batches import Batch
-from herdsman_trainer.distributed import Processes
+from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
 from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, evaluation_nll, overflow_streak
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
@@ -81,6 +81,7 @@ class DeepSpeedEngine:
         self._engine: Any = _deepspeed().initialize(
             model=module, optimizer=adamw(model.trained, weight_decay), config=configuration
         )[0]
+        leave_stalls_to_the_watch(_world_group())
         self._engine.train()
 
     def accumulate(self, batch: Batch, targets: int) -> float:
@@ -239,6 +240,13 @@ def zero_config(
             "min_loss_scale": int(MIN_LOSS_SCALE),
         }
     return config
+
+
+def _world_group() -> Any:
+    """Return DeepSpeed's own group of all processes, over which it shards."""
+    from deepspeed.utils import groups
+
+    return groups._get_data_parallel_group()
 
 
 def check_installed() -> None:

@@ -132,11 +132,19 @@ def connect(device: str) -> Processes:
         gpu = here if here.type == "cuda" else None
         with HEART.trusting():  # the other pods may still fetch their image; this ends after its own limit
             dist.init_process_group("nccl" if gpu else "gloo", timeout=DATA_TIMEOUT, device_id=gpu)
-    if HEART.limit is not None:  # else the process would end before its watch could say why
-        _set_pg_timeout(max(DATA_TIMEOUT, timedelta(seconds=2 * HEART.limit)))
+    leave_stalls_to_the_watch()
     with HEART.trusting():
         control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), here, control)
+
+
+def leave_stalls_to_the_watch(group: Any = None) -> None:
+    """Let the collectives of a group, by default those on the device, wait longer than the watch does.
+
+    Otherwise the backend would end the process before its watch could say why. Without a watch nothing changes.
+    """
+    if HEART.limit is not None:
+        _set_pg_timeout(max(DATA_TIMEOUT, timedelta(seconds=2 * HEART.limit)), group)
 
 
 @contextmanager
