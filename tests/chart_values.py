@@ -13,6 +13,11 @@ VALUES: dict[str, dict[str, Any]] = {
         "global": {"imageRegistry": "mirror.example.com/x"},
         "images": {"operator": {"digest": DIGEST}, "trainer": {"digest": DIGEST}, "server": {"tag": "9"}},
         "imagePullSecrets": [{"name": "mirror"}],
+        "pods": {
+            "imagePullPolicy": "Always",
+            "imagePullSecrets": [{"name": "mirror"}, {"name": "other"}],
+            "hubEndpoint": "https://hub.example.com",
+        },
     },
     "everything switched off": {
         "crds": {"install": False},

@@ -100,13 +100,23 @@ def test_users_roles_are_bound_to_nobody_and_added_to_those_of_kubernetes():
 
 
 COMMANDS = {
-    "the defaults": {"namespace": ["home"], "trainer_image": "herdsman/trainer:0.1.0", "lease": None},
+    "the defaults": {
+        "namespace": ["home"],
+        "trainer_image": "herdsman/trainer:0.1.0",
+        "lease": None,
+        "image_pull_policy": None,
+        "image_pull_secret": [],
+        "hub_endpoint": None,
+    },
     "all namespaces": {"all_namespaces": True, "namespace": None},
     "two namespaces": {"namespace": ["team-a", "team-b"], "all_namespaces": False},
     "two replicas and a lease": {"lease": ("home", "release-herdsman")},
     "a mirror, digests and pull secrets": {
         "trainer_image": f"mirror.example.com/x/herdsman/trainer@{DIGEST}",
         "server_image": "mirror.example.com/x/herdsman/server:9",
+        "image_pull_policy": "Always",
+        "image_pull_secret": ["mirror", "other"],
+        "hub_endpoint": "https://hub.example.com",
     },
     "everything switched on": {"workers": 3, "metrics_port": 8080, "log_format": "json", "log_level": "info"},
 }

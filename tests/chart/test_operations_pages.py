@@ -8,6 +8,7 @@ import yaml
 
 from admission import PROJECT
 from helm import CHART, text
+from herdsman.api.v1alpha1.registry import KINDS
 
 PAGES = sorted((PROJECT / "docs" / "operations").glob("*.md"))
 SCHEMA = json.loads(text(CHART / "values.schema.json"))
@@ -34,11 +35,20 @@ def test_every_value_that_is_set_on_a_page_exists(page):
     assert [path for path in ours if not is_value(path)] == []
 
 
+BLOCKS = [yaml.safe_load(block) for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", text(page), re.DOTALL)]
+
+
 def test_every_value_of_the_pages_yaml_exists():
-    blocks = [block for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", text(page), re.DOTALL)]
-    assert blocks
-    tops = {key for block in blocks for key in yaml.safe_load(block)}
-    assert tops <= set(SCHEMA["properties"])
+    values = [block for block in BLOCKS if "kind" not in block]
+    assert values
+    assert {key for block in values for key in block} <= set(SCHEMA["properties"])
+
+
+def test_every_manifest_of_the_pages_is_valid():
+    manifests = [block for block in BLOCKS if "kind" in block]
+    assert manifests
+    for manifest in manifests:
+        KINDS[manifest["kind"]].model.parse(json.dumps(manifest))
 
 
 def test_every_alert_has_a_line_and_every_line_an_alert():

@@ -9,7 +9,8 @@ import kopf
 import pytest
 
 from herdsman.api.v1alpha1.registry import KINDS
-from herdsman.kube.__main__ import make_parser
+from herdsman.core.site import Site
+from herdsman.kube.__main__ import make_parser, site_of
 from herdsman.kube.handlers import hand_on, make_registry, make_settings
 from herdsman.kube.logs import JsonFormatter
 from kube.objects import job
@@ -27,6 +28,19 @@ def test_a_scope_must_be_chosen_and_only_one(capsys):
 def test_several_namespaces_and_a_lease():
     given = make_parser().parse_args(["--namespace", "a", "--namespace", "b", "--lease", "a/herdsman"])
     assert (given.namespace, given.lease) == (["a", "b"], ("a", "herdsman"))
+
+
+def test_what_the_command_line_says_of_pods_is_what_the_site_knows(capsys):
+    nothing = site_of(make_parser().parse_args(["--all-namespaces"]))
+    assert nothing == Site()
+    secrets = ["--image-pull-secret", "b", "--image-pull-secret", "a", "--image-pull-secret", "b"]
+    hub = ["--hub-endpoint", "https://hub.example.com", "--image-pull-policy", "Never"]
+    site = site_of(make_parser().parse_args(["--all-namespaces", *secrets, *hub, "--server-image", "x"]))
+    assert (site.image_pull_secrets, site.image_pull_policy) == (("b", "a"), "Never")
+    assert (site.hub_endpoint, site.server_image) == ("https://hub.example.com", "x")
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--all-namespaces", "--hub-endpoint", "hub.example.com"])
+    assert "is not an URL such as" in capsys.readouterr().err
 
 
 def test_kopf_watches_every_kind_and_labelled_children_and_writes_nothing():

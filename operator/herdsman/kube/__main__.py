@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from herdsman.core.site import Site
 from herdsman.kube.logs import set_up_logs
@@ -22,6 +23,21 @@ def make_parser() -> argparse.ArgumentParser:
     scope.add_argument("--all-namespaces", action="store_true", help="serve every namespace")
     parser.add_argument("--trainer-image", default=site.trainer_image, help="the image of runs (%(default)s)")
     parser.add_argument("--server-image", default=site.server_image, help="the image of servers (%(default)s)")
+    parser.add_argument(
+        "--image-pull-policy",
+        choices=["Always", "IfNotPresent", "Never"],
+        help="when nodes pull the images of runs and servers (Kubernetes' own rule)",
+    )
+    parser.add_argument(
+        "--image-pull-secret",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="a Secret of their namespace for pulling them; may be repeated",
+    )
+    parser.add_argument(
+        "--hub-endpoint", type=_url, metavar="URL", help="the model hub that runs and servers may ask (none)"
+    )
     parser.add_argument(
         "--metrics-port", type=int, default=8080, help="the port of /livez, /readyz and /metrics (%(default)s)"
     )
@@ -42,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     set_up_logs(given.log_format, given.log_level)
     options = Options(
-        site=Site(trainer_image=given.trainer_image, server_image=given.server_image),
+        site=site_of(given),
         namespaces=tuple(dict.fromkeys(given.namespace or ())),
         port=given.metrics_port,
         workers=given.workers,
@@ -50,6 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         identity=f"{socket.gethostname()}-{os.getpid()}",
     )
     return asyncio.run(run(options))
+
+
+def site_of(given: argparse.Namespace) -> Site:
+    """Return what the command line says about the cluster's pods."""
+    return Site(
+        trainer_image=given.trainer_image,
+        server_image=given.server_image,
+        image_pull_policy=given.image_pull_policy,
+        image_pull_secrets=tuple(dict.fromkeys(given.image_pull_secret)),
+        hub_endpoint=given.hub_endpoint,
+    )
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an URL such as https://hub.example.com")
+    return text
 
 
 def _lease(text: str) -> tuple[str, str]:
