@@ -67,6 +67,18 @@ def test_a_container_before_the_main_one_is_named(two, plugin):
     assert "rank 0 unpack | unpacks" in plugin("logs", "pj", "zh")[1].splitlines()
 
 
+def test_a_preflight_is_told_from_the_ranks(two, plugin):
+    checks = two.add(pod(0, state="ended"))
+    checks["metadata"]["labels"]["herdsman.dev/preflight"] = "true"
+    two.objects.pop(("Pod", "team", "pj-zh-1-1-abcde"))
+    two.get("PretrainJob", "zh")["status"] = succeeded()
+    two.add(pod(0, attempt=2, state="ended"))
+    two.logs["pj-zh-2-0-abcde", "trainer"] = [at(9, "trains")]
+    _, out, err = plugin("logs", "pj", "zh", "-f", "--attempt", "1")
+    assert out.splitlines() == ["preflight | begins", "preflight | saves"]
+    assert err.splitlines()[0] == "attempt 1 of PretrainJob/zh, a preflight:"
+
+
 def test_the_pods_of_a_server_are_told_by_their_suffix(cluster, plugin):
     cluster.add(server(replicas=2), phase="Ready")
     for second, suffix in enumerate(("aaaaa", "bbbbb")):

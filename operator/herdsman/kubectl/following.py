@@ -96,8 +96,9 @@ class Follower:
 
     def _begin(self, source: Source) -> None:
         if source.attempt is not None and source.attempt != self._attempt:
-            if source.attempt > 1 or self._attempt:
-                self._printer.note(f"attempt {source.attempt} of {title(self._key)}:")
+            if source.attempt > 1 or self._attempt or source.preflight:
+                checks = ", a preflight" if source.preflight else ""
+                self._printer.note(f"attempt {source.attempt} of {title(self._key)}{checks}:")
             self._attempt = source.attempt
         self._streams[source] = asyncio.create_task(self._follow(source))
 

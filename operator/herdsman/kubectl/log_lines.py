@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from herdsman.kube.facts import is_preflight
 from herdsman.kube.pod_facts import MAIN_CONTAINERS
 from herdsman.kube.port import Body
 from herdsman.kubectl.children import attempt_of, rank_of
@@ -45,10 +46,13 @@ class Source:
     container: str
     attempt: int | None = None
     rank: int | None = None
+    preflight: bool = False
 
     @property
     def label(self) -> str:
         """What stands before its lines."""
+        if self.preflight:
+            return "preflight"
         whose = f"rank {self.rank}" if self.rank is not None else self.pod.rpartition("-")[2]
         return whose if self.container in MAIN_CONTAINERS else f"{whose} {self.container}"
 
@@ -67,7 +71,9 @@ def sources_of(pod: Body) -> list[Source]:
         if any("running" in state or "terminated" in state for state in states):
             begun.append(container["name"])
     metadata = pod["metadata"]
-    return [Source(metadata["name"], metadata["uid"], name, attempt_of(pod), rank_of(pod)) for name in begun]
+    of_pod = metadata["name"], metadata["uid"]
+    place = attempt_of(pod), rank_of(pod), is_preflight(pod)
+    return [Source(*of_pod, name, *place) for name in begun]
 
 
 async def in_order(streams: Sequence[tuple[Source, AsyncIterator[Line]]]) -> AsyncIterator[tuple[Source, Line]]:
