@@ -67,6 +67,7 @@ def of_server(facts: ServerFacts | None, **spec: Any) -> Any:
 
 
 RUN = pretrain_job()
+CHANGED = model_server(model={"loraMerge": "next"}, metadata={"generation": 2})
 BAD_IMAGE = pod(reason="ImagePullBackOff", message="no such image")
 NO_NODE = pod(reason="Unschedulable", message="0/3 nodes are available")
 STATES: dict[str, tuple[Any, str, str]] = {
@@ -133,6 +134,21 @@ STATES: dict[str, tuple[Any, str, str]] = {
         "no such image",
     ),
     "a server answers with its older configuration": (of_server(server(1, 1, 0)), "Progressing", "1 of 1 replicas"),
+    "a server's next model is in the making": (
+        reported(CHANGED, world(lora_merge("next"), server=server(1, 1))),
+        "Progressing",
+        "as before the last change, which waits",
+    ),
+    "a server's next model has failed": (
+        reported(CHANGED, world(failed(lora_merge("next"), "disk full"), server=server(1, 1))),
+        "Degraded",
+        "disk full",
+    ),
+    "the model of a server that serves was deleted": (
+        reported(model_server(), world(server=server(1, 1))),
+        "Healthy",
+        "1 of 1 replicas answer",
+    ),
     "a server is scaled to nothing": (of_server(server(0, 0), replicas=0), "Suspended", "replicas"),
     "a server's model has failed": (
         reported(model_server(), world(failed(lora_merge(), "disk full"))),

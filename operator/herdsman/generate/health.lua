@@ -55,11 +55,13 @@ if is("Accepted", "False") then
   return answer("Degraded", cause("Accepted"))
 end
 local inputs = conditions["DependenciesReady"]
+local progressing = conditions["Progressing"] or {}
+local serves = is("Ready", "True") and progressing.reason == "Ready"
 if inputs ~= nil and inputs.status == "False" then
   if inputs.reason == "ArtifactMismatch" then
     return answer("Degraded", cause("DependenciesReady"))
   end
-  if inputs.reason == "ReferenceFailed" and not is("Progressing", "True") and not is("Ready", "True") then
+  if inputs.reason == "ReferenceFailed" and not is("Progressing", "True") and not serves then
     return answer("Degraded", inputs.message)
   end
 end
@@ -68,11 +70,10 @@ if is("Suspended", "True") then
   return answer("Suspended", said("Suspended"))
 end
 
-local progressing = conditions["Progressing"] or {}
 if progressing.reason == "Suspended" then
   return answer("Suspended", progressing.message)
 end
-if is("Ready", "True") and progressing.reason == "Ready" then
+if serves then
   return answer("Healthy", said("Ready"))
 end
 
