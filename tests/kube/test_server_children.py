@@ -150,6 +150,8 @@ def test_a_kind_that_the_cluster_does_not_know_stops_nothing_and_is_told():
     assert told["phase"] == "Ready"
     message = next(item["message"] for item in told["conditions"] if item["type"] == "Progressing")
     assert "The ServiceMonitor ms-chat was not made: the cluster does not know the kind ServiceMonitor" in message
+    events = [body for body in station.api.of("Event") if "The ServiceMonitor ms-chat was not made" in body["message"]]
+    assert [(event["type"], event["involvedObject"]["kind"]) for event in events] == [("Warning", "ModelServer")]
     assert asked == []
     assert 5 <= len(often) <= 12, "it is tried again, slowly"
     assert optional(station) == set(OPTIONAL_KINDS)
@@ -176,7 +178,7 @@ def test_an_ingress_that_a_policy_refuses_stops_nothing_and_is_told(status):
     assert station.status(served())["phase"] == "Ready"
     assert optional(station) == set(OPTIONAL_KINDS) - {"Ingress"}
     told = condition(station, "Progressing")["message"]
-    assert 'The Ingress ms-chat was not made: Ingress ms-chat was refused: admission webhook "hosts"' in told
+    assert 'The Ingress ms-chat was not made: admission webhook "hosts" denied the request: taken.' in told
 
 
 def test_the_number_of_replicas_is_the_autoscalers_and_a_new_model_does_not_touch_it():

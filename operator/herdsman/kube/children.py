@@ -15,6 +15,7 @@ from herdsman.core import references
 from herdsman.core.optional_children import OPTIONAL_KINDS
 from herdsman.core.plan_types import Manifest
 from herdsman.core.world import Key
+from herdsman.kube.announcements import Announcement
 from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
 from herdsman.kube.comparing import is_as_planned, marked
 from herdsman.kube.errors import ApiError, Conflict, NameTaken, NotFound, StillThere
@@ -112,10 +113,15 @@ async def _apply_optional(shell: Shell, resource: AnyResource, child: Manifest) 
     except ApiError as error:
         if error.status not in (*REFUSED, 404):
             raise
-        cause = _unknown_kind(child) if isinstance(error, NotFound) else _cause(child, error)
+        said = _unknown_kind(child) if isinstance(error, NotFound) else error.message
+        cause = Cause("FailedCreate", said.rstrip("."))
         pause = min(LONGEST_OPTIONAL_PAUSE, 2 * held.pause) if held is not None else OPTIONAL_PAUSE
         refused[key] = Refusal(cause, None, shell.clock() + pause, pause)
-        return held is None or held.cause != cause
+        known = held is not None and held.cause == cause
+        if not known and (body := shell.cache.get(me.key.kind, me.namespace, me.key.name)) is not None:
+            warning = Announcement("Warning", cause.reason, f"The {key} was not made: {cause.message}.")
+            shell.recorder.announce(body, warning)
+        return not known
     return refused.pop(key, None) is not None
 
 
@@ -240,10 +246,9 @@ def _remember(shell: Shell, body: Body) -> None:
         shell.claims.put(body)
 
 
-def _unknown_kind(child: Manifest) -> Cause:
-    kind = child["kind"]
-    message = f"the cluster does not know the kind {kind}; install the CustomResourceDefinition {child['apiVersion']}"
-    return Cause("FailedCreate", f"{message}, or do without it")
+def _unknown_kind(child: Manifest) -> str:
+    kind, api = child["kind"], child["apiVersion"]
+    return f"the cluster does not know the kind {kind}; install its CustomResourceDefinition ({api}), or do without it"
 
 
 def _cause(child: Manifest, error: ApiError) -> Cause:
