@@ -102,6 +102,18 @@ def test_json_lines_end_with_a_summary(herdsman):
     assert (summary["exitCode"], summary["resources"][0]["report"]) == (0, {"heldout_loss": "2.125"})
 
 
+def test_a_server_with_a_key_is_talked_to_with_the_key_of_the_environment(herdsman, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    guarded = server(port=port, apiKey={"secret": {"name": "chat-keys", "key": "api"}})
+    monkeypatch.setenv("HERDSMAN_API_KEY", "hunter2")
+    assert herdsman("run", *herdsman.manifests(model_import(), guarded))[0] == 0
+    assert herdsman("chat", "chat", "one two") == (0, "two one \n", "")
+    monkeypatch.setenv("HERDSMAN_API_KEY", "other")
+    assert "answered 400" in herdsman("chat", "chat", "one two")[2]
+
+
 def test_a_server_is_told_with_a_request_to_copy(herdsman):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

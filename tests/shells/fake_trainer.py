@@ -126,6 +126,9 @@ def serve(config):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             words = asked["messages"][-1]["content"].split()
+            key = os.environ.get("HERDSMAN_API_KEY")
+            if key and self.headers["Authorization"] != f"Bearer {key}":
+                words = ["bad"]
             self.send_response(200 if words != ["bad"] else 400)
             self.end_headers()
             if words == ["bad"]:

@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from herdsman.api.job_config import API_KEY_VARIABLE
 from herdsman.api.v1alpha1.status import Phase
 from herdsman.cli.at_home import observe_one, open_home
 from herdsman.cli.names import title
@@ -63,7 +65,10 @@ def _answer(url: str, model: str, messages: list[Message]) -> Iterator[str]:
     body = {"model": model, "messages": messages, "stream": True}
     try:
         path = f"{parts.path}/chat/completions"
-        connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(API_KEY_VARIABLE):
+            headers["Authorization"] = f"Bearer {key}"
+        connection.request("POST", path, json.dumps(body).encode(), headers)
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
             raise Refused(f"{url} answered {response.status}: {_error(response.read())}")
