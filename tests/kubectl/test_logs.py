@@ -67,6 +67,13 @@ def test_a_container_before_the_main_one_is_named(two, plugin):
     assert "rank 0 unpack | unpacks" in plugin("logs", "pj", "zh")[1].splitlines()
 
 
+def test_pods_that_have_written_nothing_are_said_to_have(two, plugin):
+    for rank in range(2):
+        two.logs[f"pj-zh-1-{rank}-abcde", "trainer"] = []
+    code, out, err = plugin("logs", "pj", "zh")
+    assert (code, out, "PretrainJob/zh has written nothing" in err) == (0, "", True)
+
+
 def test_a_preflight_is_told_from_the_ranks(two, plugin):
     checks = two.add(pod(0, state="ended"))
     checks["metadata"]["labels"]["herdsman.dev/preflight"] = "true"

@@ -1,6 +1,7 @@
 """get, describe and top, and what is said where there is nothing to look at."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -138,6 +139,15 @@ def test_describe_tells_the_run_its_pods_its_volumes_and_what_happened(busy, plu
         "Warning Restarting PretrainJob zh Attempt 2 starts.",
         "Warning Pulled Pod pj-zh-1-0-abcde The image is there. (3 times)",
     ]
+
+
+def test_describe_tells_times_as_times(cluster, plugin):
+    status = running()
+    status["progress"]["metrics"].append({"name": "checkpoint_timestamp_seconds", "value": "1767322800"})
+    cluster.add(pretrain(), **status)
+    lines = [" ".join(line.split()) for line in plugin("describe", "pj", "zh")[1].splitlines()]
+    assert any(re.fullmatch(r"checkpoint 2026-01-0\d \d\d:\d\d:00", line) for line in lines)
+    assert "suspend false" in lines
 
 
 def test_describe_of_a_failure_tells_its_hint_and_the_command_for_its_log(busy, plugin):

@@ -1,7 +1,8 @@
 """Everything about one resource, in sections."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -99,8 +100,16 @@ def _progress(status: Status) -> dict[str, Any]:
         "Tokens/s": progress.tokens_per_second,
         "Activity": progress.activity,
         "As of": moment(progress.last_updated_time) if progress.last_updated_time else None,
-        **{item.name: shorter(item.value) for item in progress.metrics},
+        **dict(_figure(item.name, item.value) for item in progress.metrics),
     }
+
+
+def _figure(name: str, value: str) -> tuple[str, str]:
+    """Return a figure as people read it; checkpoint_timestamp_seconds is told as a time."""
+    stem = name.removesuffix("_timestamp_seconds")
+    if stem == name or not value.replace(".", "", 1).isdigit():
+        return name, shorter(value)
+    return stem, moment(datetime.fromtimestamp(float(value), UTC))
 
 
 def _failure(status: Status, log_command: str) -> dict[str, Any]:
@@ -133,7 +142,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for index, item in enumerate(value):
             yield from _flat(item, f"{path}[{index}]")
     else:
-        yield path, ", ".join(str(item) for item in value) if isinstance(value, list) else value
+        written = json.dumps(value) if isinstance(value, bool) else value
+        yield path, ", ".join(str(item) for item in value) if isinstance(value, list) else written
 
 
 def moment(time: datetime) -> str:

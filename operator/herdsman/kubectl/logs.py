@@ -74,8 +74,12 @@ async def _print(connection: Connection, found: Observed, pods: list[Body], want
     if not sources:
         raise Refused(f"no pod of {title(found.key)} has written anything yet; -f waits for it")
     streams = [(source, lines_of(connection, found.namespace, source, wanted, printer)) for source in sources]
+    written = False
     async for source, line in in_order(streams):
         printer.write(source, line)
+        written = True
+    if not written:
+        printer.note(f"{title(found.key)} has written nothing; kubectl herdsman describe tells its figures")
 
 
 async def lines_of(
