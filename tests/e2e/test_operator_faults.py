@@ -16,7 +16,7 @@ from e2e_runs import base, evict, filled_claim, reached, training
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
 
 EVERY = 10
-RECIPE = {"maxSteps": 240, "checkpoints": {"everySteps": EVERY, "keepLast": 2}, "lora": {"rank": 2, "dropout": 0.1}}
+RECIPE = {"maxSteps": 600, "checkpoints": {"everySteps": EVERY, "keepLast": 2}, "lora": {"rank": 2, "dropout": 0.1}}
 KILLS = 50
 
 
