@@ -12,6 +12,7 @@ import yaml
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.cli.app import app
 from herdsman.generate.__main__ import differences
+from herdsman.kubectl.app import app as plugin
 
 PROJECT = Path(__file__).parents[2]
 WORKPLACE = ("/wo" + "rk/", "../sha" + "red")
@@ -97,13 +98,28 @@ def test_every_make_command_of_a_page_exists(page):
     assert asked != set()
 
 
+def code_of(page: Path) -> str:
+    """What stands between backticks."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
 def test_every_herdsman_command_of_the_readme_exists():
     commands = set(typer.main.get_group(app).commands)
-    written = (PROJECT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", written, flags=re.DOTALL))
-    asked = set(re.findall(r"\bherdsman +([a-z]+)\b", code))
+    asked = set(re.findall(r"(?<!kubectl )(?<!install )\bherdsman +([a-z]+)\b", code_of(PROJECT / "README.md")))
     assert asked - commands == set()
     assert "run" in asked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_of_the_plugin_on_a_page_exists(page):
+    commands = set(typer.main.get_group(plugin).commands)
+    assert set(re.findall(r"\bkubectl herdsman +([a-z]+)\b", code_of(page))) - commands == set()
+
+
+def test_every_command_of_the_plugin_has_a_page():
+    commands = set(typer.main.get_group(plugin).commands)
+    written = (PROJECT / "docs" / "operations" / "kubectl.md").read_text(encoding="utf-8")
+    assert {command for command in commands if f"`{command}" not in written} == {"version"}
 
 
 def test_every_decision_is_listed_and_has_its_own_number():
