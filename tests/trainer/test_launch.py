@@ -65,6 +65,45 @@ def test_the_decisive_rank_is_the_one_that_knows_the_cause(codes, decisive):
     assert launch.decisive_rank(codes) == decisive
 
 
+@pytest.mark.parametrize(
+    ("codes", "ended", "decisive"),
+    [
+        pytest.param([75, 75], [1, 0], 1, id="who stalled first, before those who waited for it"),
+        pytest.param([1, 1], [1, 0], 1, id="who crashed first"),
+        pytest.param([1, 75], [0, 1], 1, id="a lost peer is no cause, even if it ended first"),
+        pytest.param([0, 0], [1, 0], 0, id="a success is rank 0's"),
+    ],
+)
+def test_of_ranks_that_failed_alike_the_first_to_end_is_decisive(codes, ended, decisive):
+    assert launch.decisive_rank(codes, ended) == decisive
+
+
+STALL_AFTER_RANK_1 = (
+    SAY
+    + """
+mark = Path(sys.argv[2], "rank-1")
+if os.environ["RANK"] == "1":
+    mark.with_suffix(".tmp").write_text(str(os.getpid()))
+    mark.with_suffix(".tmp").rename(mark)
+else:
+    while not mark.exists():
+        os.sched_yield()
+    try:
+        while True:  # until the launcher has seen it end
+            os.kill(int(mark.read_text()), 0)
+            os.sched_yield()
+    except ProcessLookupError:
+        pass
+sys.exit(75)
+"""
+)
+
+
+def test_of_two_stalled_ranks_the_pod_tells_of_the_first(termination, tmp_path):
+    assert run(STALL_AFTER_RANK_1, "Stalled", str(tmp_path)) == 75
+    assert json.loads(termination.read_text()) == {"reason": "Stalled", "message": "rank 1"}
+
+
 def run(script, *arguments, processes=2):
     return launch.run_ranks(Launch(processes_per_node=processes), [sys.executable, "-c", script, *arguments])
 

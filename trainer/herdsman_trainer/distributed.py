@@ -114,6 +114,8 @@ def _sum_bucket(parameters: list[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     with HEART.waiting():
         dist.all_reduce(flat)
+        if flat.is_cuda:  # NCCL only queues it: who waits for the others is to be seen to wait
+            torch.cuda.current_stream(flat.device).synchronize()
     for parameter, piece in zip(parameters, torch.split(flat, [item.numel() for item in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter)
 

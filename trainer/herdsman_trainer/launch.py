@@ -64,19 +64,22 @@ def run_ranks(launch: Launch, command: Sequence[str]) -> int:
             ):
                 children.append(subprocess.Popen(list(command), env={**environment, TERMINATION_FILE: str(message)}))
             try:
-                killed = _wait(children)
+                ended, killed = _wait(children)
             finally:
                 _kill(child for child in children if child.poll() is None)
         codes = [0 if index in killed else _code_of(child.returncode) for index, child in enumerate(children)]
-        decisive = decisive_rank(codes)
+        decisive = decisive_rank(codes, ended)
         _write_message(messages[decisive], codes[decisive], decisive)
         return exit_code_of(codes[decisive])
 
 
-def decisive_rank(codes: Sequence[int]) -> int:
+def decisive_rank(codes: Sequence[int], ended: Sequence[int] = ()) -> int:
     """Return the index of the rank whose end tells the story: bad input or divergence first, then a temporary fault or
     a stop, then a death by signal, then any other failure (mostly a lost peer), then rank 0's success.
+
+    Of several that failed alike it is the one that ended first; `ended` are the indices in the order of their ends.
     """
+    order = {index: place for place, index in enumerate(ended)}
 
     def weight(code: int) -> int:
         if code in PERMANENT:
@@ -85,7 +88,11 @@ def decisive_rank(codes: Sequence[int]) -> int:
             return 1
         return 4 if code == 0 else 2 if code < 0 else 3
 
-    return min(range(len(codes)), key=lambda index: (weight(codes[index]), index))
+    def key(index: int) -> tuple[int, int, int]:
+        code = codes[index]
+        return weight(code), order.get(index, len(order)) if code else 0, index
+
+    return min(range(len(codes)), key=key)
 
 
 def exit_code_of(returncode: int) -> int:
@@ -98,19 +105,25 @@ def termination_path(environment: Mapping[str, str]) -> Path:
     return Path(environment.get(TERMINATION_FILE, DEFAULT_TERMINATION_FILE))
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> set[int]:
-    """Wait for all children and return the indices of those that had to be killed after another one failed."""
+def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[list[int], set[int]]:
+    """Wait for all children; returns their indices in the order in which they ended, and those that had to be killed
+    after another one failed.
+    """
     deadline: float | None = None
-    while None in [child.poll() for child in children]:
+    ended: list[int] = []
+    while True:
+        codes = [child.poll() for child in children]
+        ended += [index for index, code in enumerate(codes) if code is not None and index not in ended]
+        if len(ended) == len(children):
+            return ended, set()
         failed = any(child.returncode not in (None, 0) for child in children)
         if failed and deadline is None:
             deadline = time.monotonic() + PEER_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             late = {index for index, child in enumerate(children) if child.poll() is None}
             _kill(children[index] for index in late)
-            return late
+            return ended, late
         time.sleep(_POLL_SECONDS)
-    return set()
 
 
 def _kill(children: Iterable[subprocess.Popen[bytes]]) -> None:
