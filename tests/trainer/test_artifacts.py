@@ -17,8 +17,8 @@ from herdsman_trainer.artifacts import (
     read_manifest,
     verify_artifact,
 )
-from herdsman_trainer.errors import BadInput
-from herdsman_trainer.ownership import claim_workspace
+from herdsman_trainer.errors import BadInput, Interrupted
+from herdsman_trainer.ownership import begin_attempt, claim_workspace
 from run_configs import run_config, source
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "sub/notes.txt": b"x"}
@@ -228,6 +228,28 @@ def test_of_many_that_claim_at_once_exactly_one_succeeds(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(claim, range(24)))
     assert sorted(results) == ["PathConflict"] * 23 + ["claimed"]
+
+
+def test_an_older_attempt_that_lives_on_publishes_nothing(tmp_path):
+    config = run_config(tmp_path)
+    workspace = claim_workspace(config)
+    begin_attempt(workspace, 1)
+    draft = draft_artifact(config)
+    (draft / "file").write_text("from a node that was cut off")
+    begin_attempt(workspace, 2)
+    with pytest.raises(Interrupted, match="Attempt 2 of this run has begun") as caught:
+        publish_artifact(config, draft, kind="report")
+    assert caught.value.exit_code == 75
+    assert not (workspace / "artifact").exists()
+
+
+def test_an_attempt_does_not_begin_after_a_newer_one_and_begins_again_under_its_own_number(tmp_path):
+    workspace = claim_workspace(run_config(tmp_path))
+    for attempt in (1, 3, 3):
+        begin_attempt(workspace, attempt)
+    with pytest.raises(Interrupted):
+        begin_attempt(workspace, 2)
+    assert sorted(path.name for path in workspace.iterdir()) == [".attempt-3", ".owner.json"]
 
 
 def test_an_unreadable_claim_says_what_to_do(tmp_path):

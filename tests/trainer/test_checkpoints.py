@@ -14,7 +14,8 @@ from herdsman.api.v1alpha1.status import CheckpointStatus
 from herdsman_trainer.checkpoint_manifest import MANIFEST, name_of, verify
 from herdsman_trainer.checkpoints import CheckpointStore, Identity
 from herdsman_trainer.distributed import Processes
-from herdsman_trainer.errors import BadInput, Temporary
+from herdsman_trainer.errors import BadInput, Interrupted, Temporary
+from herdsman_trainer.ownership import begin_attempt
 from herdsman_trainer.training_state import PARAMETER, StateReader, write_state
 from ranks import in_child
 
@@ -317,3 +318,22 @@ def test_a_volume_that_does_not_keep_what_is_written_is_reported(tmp_path, monke
     with pytest.raises(Temporary, match="does not verify"):
         store(tmp_path).save(2, lose, 1000, {})
     assert newest_step(tmp_path) == 1
+
+
+@pytest.mark.parametrize("moment", ["before it writes", "while it writes"])
+def test_an_older_attempt_that_lives_on_leaves_the_checkpoints_of_the_newer_one_alone(tmp_path, moment):
+    old, new = store(tmp_path, attempt=1), store(tmp_path, attempt=2)
+    save(old, 10)
+    begin_attempt(tmp_path, 1)
+
+    def write_late(draft):
+        if moment == "while it writes":
+            begin_attempt(tmp_path, 2)
+        (draft / "state").write_bytes(b"late")
+        return {}
+
+    if moment == "before it writes":
+        begin_attempt(tmp_path, 2)
+    with pytest.raises(Interrupted, match="Attempt 2 of this run has begun"):
+        old.save(20, write_late, 0, {})
+    assert new.newest().manifest.step == 10

@@ -19,6 +19,7 @@ from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest, FileDigest,
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
 
@@ -94,6 +95,7 @@ def publish_artifact(
     )
     for directory in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
         _fsync(directory)
+    check_attempt(final.parent, config.attempt)
     if final.exists():  # damaged, or its owner would not have been working again; see published_artifact
         shutil.rmtree(final)
     draft.rename(final)

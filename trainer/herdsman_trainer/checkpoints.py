@@ -24,6 +24,7 @@ from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.free_space import disk_full, free_bytes
 from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
 
@@ -152,6 +153,7 @@ class CheckpointStore:
 
     def _prepare(self, draft: Path, need_bytes: int) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
+        check_attempt(self.root.parent, self._identity.attempt)
         self._remove_drafts()
         needed = round(FREE_SPACE_FACTOR * need_bytes)
         free = free_bytes(self.root)
@@ -195,6 +197,7 @@ class CheckpointStore:
                 _remove(draft)
                 raise disk_full(self.root, WHAT, hint=HINT) from error
             raise
+        check_attempt(self.root.parent, self._identity.attempt)
         if final.exists():  # one that did not verify, or it would have been resumed from
             self._set_aside(final)
         draft.rename(final)

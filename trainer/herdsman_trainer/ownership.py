@@ -1,4 +1,8 @@
-"""Who may write into a workspace: the first resource that claimed it, and nobody else."""
+"""Who may write into a workspace: the first resource that claimed it, and of its attempts the newest that has begun.
+
+An attempt may outlive its pod: a node that is cut off from the cluster goes on while its pods are made anew elsewhere.
+So every attempt leaves its number, and looks for a higher one before it changes anything that others rely on.
+"""
 
 import os
 from pathlib import Path
@@ -7,9 +11,10 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from herdsman.api.job_config import Owner, RunConfig
-from herdsman_trainer.errors import BadInput
+from herdsman_trainer.errors import BadInput, Interrupted
 
 OWNER_FILE = ".owner.json"
+ATTEMPT_PREFIX = ".attempt-"
 
 
 def claim_workspace(config: RunConfig) -> Path:
@@ -26,6 +31,32 @@ def claim_workspace(config: RunConfig) -> Path:
     if not _create(path, config.owner.model_dump_json(by_alias=True).encode()):
         _check_owner(path, config.owner)
     return workspace
+
+
+def begin_attempt(workspace: Path, attempt: int) -> None:
+    """Leave the attempt's number, from when on older ones may not write; raises Interrupted where a newer has begun."""
+    check_attempt(workspace, attempt)
+    mine = workspace / f"{ATTEMPT_PREFIX}{attempt}"
+    mine.touch()
+    for number, left in _attempts(workspace).items():
+        if number < attempt:
+            left.unlink(missing_ok=True)
+
+
+def check_attempt(workspace: Path, attempt: int) -> None:
+    """Raise Interrupted where a newer attempt of the run has begun: this one was given up by the cluster."""
+    newest = max(_attempts(workspace), default=attempt)
+    if newest > attempt:
+        raise Interrupted(
+            f"Attempt {newest} of this run has begun, so attempt {attempt} writes nothing more.",
+            file=str(workspace),
+            hint="Nothing needs to be done: the newer attempt goes on from the newest checkpoint.",
+        )
+
+
+def _attempts(workspace: Path) -> dict[int, Path]:
+    found = ((path.name.removeprefix(ATTEMPT_PREFIX), path) for path in workspace.glob(f"{ATTEMPT_PREFIX}*"))
+    return {int(number): path for number, path in found if number.isdigit()}
 
 
 def _create(path: Path, content: bytes) -> bool:

@@ -14,7 +14,7 @@ from herdsman_trainer.endpoints import Endpoints
 from herdsman_trainer.errors import Interrupted
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.metrics import Gauges, MetricsLog, ProgressFile, metric, rank_of_environment
-from herdsman_trainer.ownership import claim_workspace
+from herdsman_trainer.ownership import begin_attempt, claim_workspace
 
 
 class RunContext:
@@ -29,6 +29,8 @@ class RunContext:
         self.config = config
         self.rank = rank_of_environment() if rank is None else rank
         self.workspace: Path = claim_workspace(config)
+        if self.rank == 0:
+            begin_attempt(self.workspace, config.attempt)
         self.clock = clock
         self.resumed_from_step: int | None = None
         """The checkpoint's step this attempt continues from; None for a fresh start."""
