@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from herdsman.api.exit_codes import TerminationMessage
-from herdsman.api.v1alpha1.status import Metric, Progress
+from herdsman.api.v1alpha1.status import CheckpointStatus, Metric, Progress
 from herdsman.core.endings import ending
 from herdsman.kube.facts import (
     LiveReport,
@@ -137,6 +137,14 @@ def test_the_figures_of_a_finished_run_come_with_its_last_words():
     words = TerminationMessage(reason="Succeeded", report=figures).to_bytes().decode()
     facts = job_facts(job(condition("Complete"), completionTime=LATER), [terminated(0, message=words)])
     assert (facts.state, facts.report) == ("Complete", tuple(figures))
+
+
+def test_the_checkpoint_of_the_last_words_is_newer_than_what_was_last_asked_for():
+    live = LiveReport(Progress(step=80), CheckpointStatus(latest="checkpoints/step-00000080", step=80, count=1))
+    saved = CheckpointStatus(latest="checkpoints/step-00000093", step=93, verified=True, count=2)
+    words = TerminationMessage(reason="Interrupted", checkpoint=saved).to_bytes().decode()
+    assert job_facts(job(), [running()], live=live).checkpoint.step == 80
+    assert job_facts(job(FAILED), [terminated(75, message=words)], live=live).checkpoint == saved
 
 
 KNOWN = {

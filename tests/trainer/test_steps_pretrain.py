@@ -131,7 +131,8 @@ def test_sigterm_saves_the_step_and_asks_for_a_retry(home):
     first = build.pretrain_config(home, work="stopped")
     assert start(first, signal_at(3, signal.SIGTERM)) == 75
     words = last_words(first)
-    assert (words.reason, words.step) == ("Interrupted", 3)
+    assert (words.reason, words.step, words.checkpoint.step) == ("Interrupted", 3, 3)
+    assert (words.checkpoint.latest, words.checkpoint.count) == ("checkpoints/step-00000003", 2)
     assert checkpoints(home, "stopped") == ["step-00000002", "step-00000003"]
     assert start(build.pretrain_config(home, work="stopped", attempt=2)) == 0
     assert_bitwise_equal(home, "stopped")

@@ -164,9 +164,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _say(message: TerminationMessage, context: "RunContext | None") -> None:
     """Write the last words, and then the last progress, which a volume that does not answer may hold up."""
     if context is not None:
-        message = message.model_copy(
-            update={"step": context.step or None, "resumed_from_step": context.resumed_from_step}
-        )
+        known = {"step": context.step or None, "resumed_from_step": context.resumed_from_step}
+        message = message.model_copy(update={**known, "checkpoint": context.checkpoint})
     if message.artifact is None or os.environ.get("LOCAL_RANK", "0") == "0":
         # The ranks of a pod that torchrun started share one file, and of a success all of them say the same.
         try:

@@ -50,6 +50,11 @@ class RunContext:
         return self._progress.state.step
 
     @property
+    def checkpoint(self) -> CheckpointStatus | None:
+        """The newest checkpoint that was found or made, on rank 0."""
+        return self._checkpoint
+
+    @property
     def checkpoints_dir(self) -> Path:
         """Where checkpoints are kept."""
         return self.workspace / "checkpoints"

@@ -5,7 +5,7 @@ from enum import IntEnum
 from pydantic import Field
 
 from herdsman.api.meta import ApiModel
-from herdsman.api.v1alpha1.status import Artifact, Metric
+from herdsman.api.v1alpha1.status import Artifact, CheckpointStatus, Metric
 
 MAX_TERMINATION_BYTES = 4096
 """Kubernetes keeps at most this much of a container's termination message."""
@@ -45,6 +45,8 @@ class TerminationMessage(ApiModel):
     """The optimizer step reached."""
     resumed_from_step: int | None = None
     """The checkpoint's step this attempt started from; none for a fresh start."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest verified checkpoint, of which the platform would otherwise know what it last asked for."""
     artifact: Artifact | None = None
     """The finished artifact, with exit code 0."""
     report: list[Metric] = Field(default_factory=list)

@@ -49,6 +49,7 @@ def job_facts(
     state = _state(final, spec, facts)
     started = min((pod.started for pod in facts if pod.started), default=None)
     said = live or LiveReport()
+    last_words = [pod.termination for pod in facts if pod.termination]
     base = JobFacts(
         name=job["metadata"]["name"],
         attempt=attempt_of(job),
@@ -57,13 +58,13 @@ def job_facts(
         pods=facts,
         started=started or (since if final else None),
         progress=said.progress,
-        checkpoint=said.checkpoint,
+        checkpoint=next((words.checkpoint for words in last_words if words.checkpoint), said.checkpoint),
     )
     if final is None:
         return base if facts or cause is None else replace(base, reason=cause.reason, message=cause.message)
     ended = moment(status.get("completionTime")) or moment(final.get("lastTransitionTime"))
     if state == "Complete":
-        report = next((pod.termination.report for pod in facts if pod.termination and pod.termination.report), ())
+        report = next((words.report for words in last_words if words.report), ())
         return replace(base, ended=ended, report=tuple(report))
     reason, message = final.get("reason"), _shortened(final.get("message") or "")
     if reason == "DeadlineExceeded":
