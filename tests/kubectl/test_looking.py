@@ -1,9 +1,16 @@
 """get, describe and top, and what is said where there is nothing to look at."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
+import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import yaml
@@ -198,6 +205,32 @@ def test_top_tells_the_true_age_of_a_checkpoint_and_a_trainer_that_fell_silent(c
     assert "90 (" in out
     assert "90 (~" not in out
     assert "silent for " in out
+
+
+def test_top_on_a_terminal_is_drawn_again_until_ctrl_c(busy, plugin):
+    code = "from herdsman.kubectl import main; main()"
+    near, far = pty.openpty()
+    fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 120, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "top", "-A"],
+        stdin=far,
+        stdout=far,
+        stderr=far,
+        env={**environment, "TERM": "xterm"},
+    )
+    os.close(far)
+    drawn = ""
+    while drawn.count("PretrainJob/zh") < 2:
+        drawn += os.read(near, 4096).decode(errors="replace")
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+        while more := os.read(near, 4096):
+            drawn += more.decode(errors="replace")
+    os.close(near)
+    assert process.wait(timeout=10) == 130
+    assert "Traceback" not in drawn
+    assert "and 3 more" in drawn
 
 
 def test_help_answers_at_once_and_knows_its_name():

@@ -71,9 +71,8 @@ def sources_of(pod: Body) -> list[Source]:
         if any("running" in state or "terminated" in state for state in states):
             begun.append(container["name"])
     metadata = pod["metadata"]
-    of_pod = metadata["name"], metadata["uid"]
-    place = attempt_of(pod), rank_of(pod), is_preflight(pod)
-    return [Source(*of_pod, name, *place) for name in begun]
+    attempt, rank, preflight = attempt_of(pod), rank_of(pod), is_preflight(pod)
+    return [Source(metadata["name"], metadata["uid"], name, attempt, rank, preflight) for name in begun]
 
 
 async def in_order(streams: Sequence[tuple[Source, AsyncIterator[Line]]]) -> AsyncIterator[tuple[Source, Line]]:
