@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 
 from builders import NOW
+from herdsman.api.durations import duration
 from herdsman.api.meta import Condition
 from herdsman.api.v1alpha1.status import Metric, Phase, Progress, Status
 from herdsman.cli.columns import print_columns
-from herdsman.cli.figures import bar, duration, shorter, size, speed
+from herdsman.cli.figures import bar, shorter, size, speed
 from herdsman.cli.reports import report_line
 from herdsman.cli.rows import Board
 from herdsman.core.world import Key

@@ -15,6 +15,7 @@ from herdsman_trainer.errors import Interrupted
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.metrics import Gauges, MetricsLog, ProgressFile, metric, rank_of_environment
 from herdsman_trainer.ownership import begin_attempt, claim_workspace
+from herdsman_trainer.progress_log import ProgressLog
 
 
 class RunContext:
@@ -37,6 +38,7 @@ class RunContext:
         self.metrics_log = MetricsLog(self.workspace)
         self._progress = ProgressFile(self.workspace, clock)
         self._gauges = Gauges({"idle_seconds": HEART.idle_seconds})
+        self._log = ProgressLog(clock)
         self._checkpoint: CheckpointStatus | None = None
         self._endpoints: Endpoints | None = None
         if config.metrics_port and self.rank == 0:
@@ -98,6 +100,7 @@ class RunContext:
             new = activity is not None and activity != self._progress.state.activity
             self._progress.update(changes, figures, done=done, force=new)
             self._gauges.set({**figures, "step": self.step, "progress_ratio": self._progress.done})
+            self._log.tell(self._progress.state)
 
     def flush(self) -> None:
         """Write progress.json now."""
@@ -107,6 +110,7 @@ class RunContext:
     def report_checkpoint(self, status: CheckpointStatus, saved_at: datetime) -> None:
         """Say which checkpoints there are and when the newest one was made; for rank 0."""
         self._checkpoint = status
+        self._log.tell_checkpoint(status)
         self.report(metrics={"checkpoint_timestamp_seconds": int(saved_at.timestamp())})
 
     def progress_document(self) -> bytes:

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.status import Attempt, Status
 from herdsman.cli.columns import print_columns
-from herdsman.cli.figures import duration, shorter, size, span, took
+from herdsman.cli.figures import shorter, size, span, took
 from herdsman.cli.names import title
 from herdsman.cli.observed import Observed
 from herdsman.cli.rows import MARKS

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.api.v1alpha1.status import Phase, Progress, Reason, Status
-from herdsman.cli.figures import bar, duration, loss, speed, took
+from herdsman.cli.figures import bar, loss, speed, took
 from herdsman.cli.names import title
 from herdsman.core.world import Key
 from herdsman.local.history import headline

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Phase, Reason, Status
 from herdsman.cli.columns import print_columns
-from herdsman.cli.figures import duration, size, took
+from herdsman.cli.figures import size, took
 from herdsman.cli.names import command_name, title
 from herdsman.cli.rows import MARKS, Inputs, stands
 from herdsman.core.world import Key

@@ -10,9 +10,10 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cli.columns import print_columns
-from herdsman.cli.figures import age, duration, loss
+from herdsman.cli.figures import age, loss
 from herdsman.cli.names import title
 from herdsman.cli.observed import Observed
 from herdsman.cli.rows import MARKS, sentence

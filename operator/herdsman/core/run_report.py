@@ -1,5 +1,6 @@
 """The status of a run: conditions, phase, progress, attempts, failure and artifact."""
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Artifact, ConditionType, Failure, Progress, Reason, Status
@@ -39,7 +40,7 @@ def run_status(resource: AnyResource, plan: Plan, world: World) -> Status:
         phase=phase(conditions),
         observed_generation=generation,
         conditions=conditions,
-        progress=_finished(progress) if done else progress,
+        progress=_finished(progress) if done else _under_way(progress, run),
         checkpoint=(run.job.checkpoint if run.job is not None else None) or previous.checkpoint,
         attempts=list(run.attempts),
         restarts=run.restarts,
@@ -152,11 +153,21 @@ def _reason(failure: Failure | None) -> Reason:
     return Reason(failure.reason) if failure is not None and failure.reason in set(Reason) else Reason.CRASHED
 
 
+def _under_way(progress: Progress | None, run: Run) -> Progress | None:
+    """Return the progress with the time to go in words, for as long as the run works."""
+    if progress is None:
+        return None
+    works = run.state is RunState.LIVE and run.job is not None and run.job.state == "Running"
+    seconds = progress.estimated_remaining_seconds
+    return progress.model_copy(update={"remaining": duration(seconds) if works and seconds is not None else None})
+
+
 def _finished(progress: Progress | None) -> Progress:
     """Return the progress of a finished run: all of it."""
     last = progress or Progress()
     step = last.total_steps if last.total_steps is not None else last.step
-    return last.model_copy(update={"percent": 100, "step": step, "estimated_remaining_seconds": 0, "activity": None})
+    ended = {"remaining": None, "activity": None}
+    return last.model_copy(update={"percent": 100, "step": step, "estimated_remaining_seconds": 0, **ended})
 
 
 def _placed(artifact: Artifact | None, resource: AnyResource) -> Artifact | None:

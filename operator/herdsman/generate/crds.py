@@ -129,14 +129,14 @@ def _columns(info: KindInfo) -> list[dict[str, Any]]:
             age,
         ]
     loss = '.status.progress.metrics[?(@.name=="loss")].value'
-    remaining = ".status.progress.estimatedRemainingSeconds"
+    remaining = ".status.progress.remaining"
     trains = info.kind in ("PretrainJob", "SFTJob")
     columns = [
         phase,
         _column("Progress%", "integer", ".status.progress.percent", "Whole percent done."),
         _column("Step", "integer", ".status.progress.step", "Optimizer steps done.") if trains else None,
         _column("Loss", "string", loss, "The latest training loss.") if trains else None,
-        _column("ETA(s)", "integer", remaining, "Seconds to go at the present speed."),
+        _column("ETA", "string", remaining, "Time to go at the present speed."),
         queue,
         _column("Restarts", "integer", ".status.restarts", "Attempts that counted against maxRestarts.", wide=True),
         message,

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.status import Attempt
-from herdsman.cli.figures import duration, span
+from herdsman.cli.figures import span
 from herdsman.cli.names import title
 from herdsman.cli.observed import Observed
 from herdsman.cli.refusals import USAGE, Refused

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from rich.text import Text
 
+from herdsman.api.durations import duration
 from herdsman.api.v1alpha1.status import Phase, Status
 from herdsman.cli.columns import column_lines
-from herdsman.cli.figures import bar, duration, loss, speed
+from herdsman.cli.figures import bar, loss, speed
 from herdsman.cli.names import title
 from herdsman.cli.observed import Observed
 from herdsman.cli.rows import MARKS, sentence

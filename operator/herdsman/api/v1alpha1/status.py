@@ -183,6 +183,8 @@ class Progress(ApiModel):
     """Optimizer steps in all."""
     estimated_remaining_seconds: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Seconds to go at the present speed."""
+    remaining: str | None = Field(default=None, max_length=16)
+    """The same for people, while the run works: 1h15m."""
     tokens_per_second: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Tokens trained per second over all ranks."""
     activity: str | None = Field(default=None, max_length=128)
