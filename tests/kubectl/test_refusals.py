@@ -92,5 +92,18 @@ def test_the_bearer_token_of_the_context_is_sent(cluster, plugin):
 def test_a_python_without_a_client_says_what_to_install():
     code = "import sys; sys.modules['kubernetes'] = None; from herdsman.kubectl import main; main()"
     ran = subprocess.run([sys.executable, "-c", code, "get"], capture_output=True, text=True)
-    told = "kubectl herdsman: this Python has no Kubernetes client: pip install 'herdsman[operator]'\n"
+    told = "kubectl herdsman: this Python has no Kubernetes client: pip install 'herdsman[kubectl]'\n"
     assert (ran.returncode, ran.stderr) == (1, told)
+
+
+def test_the_command_needs_nothing_of_the_operators_packages():
+    """So that its users install a client and no operator."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "sys.modules.update(kopf=None, prometheus_client=None, torch=None)\n"
+        "import herdsman.kubectl as room\n"
+        "names = [found.name for found in pkgutil.walk_packages(room.__path__, 'herdsman.kubectl.')]\n"
+        "print(len([importlib.import_module(name) for name in names]))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(ran.stdout) > 20

@@ -21,7 +21,7 @@ def refusal_of(error: Exception) -> Refused | None:
             f"the API server does not answer: {_without_request(error)}; is the cluster up, and this context meant?"
         )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in CLIENT:
-        return Refused("this Python has no Kubernetes client: pip install 'herdsman[operator]'")
+        return Refused("this Python has no Kubernetes client: pip install 'herdsman[kubectl]'")
     if isinstance(error, ApiError):
         return Refused(_told(error))
     return local_refusal_of(error)
