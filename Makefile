@@ -14,11 +14,12 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST_CLUSTER := ../shared/cluster/cluster
-# The chart's tests need helm, which comes with the cluster.
-E2E = $(PYTEST) -m e2e tests/e2e/test_crds.py && $(PYTEST) -n $(WORKERS) tests/chart
+# The chart's tests need helm, which comes with the cluster. What restarts the cluster's components goes last, alone.
+E2E = $(PYTEST) -n $(WORKERS) tests/chart && $(PYTEST) -n $(WORKERS) --dist loadfile -m "e2e and not alone" tests/e2e && \
+	$(PYTEST) -m alone tests/e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test real-data e2e e2e-operator images bench-operator lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart test real-data e2e images bench-operator lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,18 +44,14 @@ test: install ## run the tests that need no cluster and no data from outside
 real-data: install ## run the chain on the real tokenizers and records (HERDSMAN_REAL_DATA=folder)
 	$(PYTEST) -m real_data
 
-e2e: install ## judge the CRDs by a Kubernetes API server (KUBECONFIG, or the test cluster beside the project), and the chart
+e2e: install ## run the operator, its chart, images and pipelines on a cluster (KUBECONFIG, or the one beside the project)
 	@if [ -n "$$KUBECONFIG" ]; then $(E2E); \
 	elif [ -x $(TEST_CLUSTER) ]; then \
 		trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(E2E); \
 	else echo "e2e skipped: KUBECONFIG is not set and there is no test cluster at $(TEST_CLUSTER)"; fi
 
-e2e-operator: install ## run the operator, its chart and Argo CD on the test cluster (minutes; not in CI until the operator is whole)
-	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \
-		$(PYTEST) -m "e2e and not images" --ignore tests/e2e/test_crds.py tests/e2e
-
 images: install ## build the container images on the test cluster and try them
-	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e
+	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e/test_images.py
 
 bench-operator: install ## measure the operator on the test cluster with up to 5,000 runs, beside plain Jobs (15 minutes)
 	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \

@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from admission import PROJECT
 from e2e_cluster import ApiServer, kubectl
+from e2e_disturbed import operating
+from e2e_operator import Namespace, Operator
+from e2e_runs import filled_claim
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +47,25 @@ def api(crds) -> Iterator[ApiServer]:
         proxy.wait(timeout=10)
         if proxy.stdout:
             proxy.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def namespace(crds, tmp_path_factory) -> Iterator[Namespace]:
+    """A namespace of the restricted standard, with a claim `data` that holds a tokenizer and a corpus."""
+    made = Namespace(tmp_path_factory.mktemp("operator"))
+    filled_claim(made, tmp_path_factory.mktemp("tokenizer"))
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    """Where the operators of a module write."""
+    return tmp_path_factory.mktemp("log") / "operator.log"
+
+
+@pytest.fixture(scope="module")
+def operator(namespace, log) -> Iterator[Operator]:
+    """An operator with a Role in that namespace and nothing else."""
+    with operating(namespace, log) as running:
+        yield running

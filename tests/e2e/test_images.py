@@ -1,6 +1,5 @@
 """The images in a namespace that enforces the restricted Pod Security Standard: what they hold, and that they work."""
 
-import base64
 import json
 import os
 import shutil
@@ -14,19 +13,7 @@ import pytest
 
 from e2e_cluster import kubectl
 from e2e_images import image
-from herdsman.api.job_config import Input, Launch, ModelImportConfig, Owner, PretrainConfig, ServerConfig, WorkspaceDir
-from herdsman.api.v1alpha1.model_import import Initialise
-from herdsman.api.v1alpha1.recipes import (
-    Batch,
-    Checkpoints,
-    DeepSpeed,
-    Lora,
-    PretrainRecipe,
-    Schedule,
-    resolve_pretrain,
-)
 from herdsman.kube.rules import RULES
-from tiny import ENGLISH, tiny_sentencepiece
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(3600)]
 
@@ -66,35 +53,6 @@ def namespace() -> Iterator[str]:
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture(scope="module")
-def data(namespace, tmp_path_factory) -> str:
-    """A volume, and a ConfigMap with a tokenizer and a corpus; their name."""
-    model = tiny_sentencepiece(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model"
-    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    apply(
-        {**named("v1", "PersistentVolumeClaim", namespace, "data"), "spec": claim},
-        {
-            **named("v1", "ConfigMap", namespace, "data"),
-            "data": {"corpus.txt": ENGLISH * 8},
-            "binaryData": {"tokenizer.model": base64.b64encode(model.read_bytes()).decode()},
-        },
-    )
-    return "data"
-
-
-@pytest.fixture(scope="module")
-def model(namespace, data) -> str:
-    """The path of a freshly initialised model, made by the trainer image."""
-    shape = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "attention_heads": 4}
-    config = ModelImportConfig(
-        **frame("ModelImport", "base"),
-        initialise=Initialise.model_validate(shape | {"tokenizer": {"volume": {"claim": "given"}}}),
-        tokenizer=given(".", "spec.source.initialise.tokenizer"),
-    )
-    run_job(namespace, "base", config.to_json(), pods=1)
-    return f"{VOLUME}/base/artifact"
 
 
 def named(version: str, kind: str, namespace: str, name: str) -> dict[str, Any]:
@@ -143,29 +101,6 @@ def run_pod(namespace: str, name: str, container: dict[str, Any]) -> str:
     return log
 
 
-def run_job(namespace: str, name: str, config: dict[str, Any], *, pods: int) -> list[dict[str, Any]]:
-    """Run a step of the trainer image in `pods` pods and return the termination messages; all must have succeeded."""
-    volumes = {"config": ("/etc/herdsman", {"configMap": {"name": name}}), **shared_volumes()}
-    argv = ["python", "-m", "herdsman_trainer", "--config", "/etc/herdsman/job.json"]
-    spec = {**pod_spec({"image": image("trainer"), "command": argv}, volumes), "subdomain": name}
-    selector = {"job-name": name}
-    job = {"completionMode": "Indexed", "completions": pods, "parallelism": pods, "backoffLimit": 0}
-    apply(
-        {**named("v1", "ConfigMap", namespace, name), "data": {"job.json": json.dumps(config)}},
-        {
-            **named("v1", "Service", namespace, name),
-            "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector},
-        },
-        {**named("batch/v1", "Job", namespace, name), "spec": {**job, "template": {"spec": spec}}},
-    )
-    ended = '{.status.conditions[?(@.status=="True")].type}'
-    types = wait_until(namespace, f"job/{name}", ended, {"Complete", "Failed"}, seconds=300)
-    assert "Complete" in types, kubectl("logs", "-n", namespace, "-l", f"job-name={name}", "--tail=50", "--prefix")
-    found = json.loads(kubectl("get", "pods", "-n", namespace, "-l", f"job-name={name}", "-o", "json"))["items"]
-    states = [pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in found]
-    return [json.loads(state["message"]) for state in states]
-
-
 def wait_until(namespace: str, what: str, path: str, ends: set[str], seconds: float = 120) -> str:
     """Poll a field of an object until it holds one of the words, and return the field."""
     deadline = time.monotonic() + seconds
@@ -175,29 +110,6 @@ def wait_until(namespace: str, what: str, path: str, ends: set[str], seconds: fl
             return value
         assert time.monotonic() < deadline, kubectl("describe", what, "-n", namespace)
         time.sleep(0.5)
-
-
-def shared_volumes() -> dict[str, tuple[str, dict[str, Any]]]:
-    return {
-        "data": (VOLUME, {"persistentVolumeClaim": {"claimName": "data"}}),
-        "given": ("/volumes/given", {"configMap": {"name": "data"}}),
-    }
-
-
-def given(file: str, field: str) -> Input:
-    return Input(root="/volumes/given", path=f"/volumes/given/{file}", field=field)
-
-
-def on_volume(path: str, field: str) -> Input:
-    return Input(root=VOLUME, path=path, field=field)
-
-
-def frame(kind: str, name: str) -> dict[str, Any]:
-    return {
-        "owner": Owner(kind=kind, name=name, uid=name),
-        "attempt": 1,
-        "workspace": WorkspaceDir(root=VOLUME, path=f"{VOLUME}/{name}", claim="data", relative=name),
-    }
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -239,60 +151,3 @@ def test_the_operator_is_ready_with_nothing_but_a_role(namespace, crds):
     account = {"serviceAccountName": "operator", "automountServiceAccountToken": True}
     apply({**named("v1", "Pod", namespace, "operator"), "spec": pod_spec(container, {}) | account})
     wait_until(namespace, "pod/operator", READY, {"True"})
-
-
-def test_the_trainer_initialises_a_model_on_a_volume(namespace, model):
-    listed = ["python", "-c", f"import os; print(sorted(os.listdir({model!r})))"]
-    container = {"image": image("trainer"), "command": listed}
-    spec = pod_spec(container, shared_volumes())
-    apply({**named("v1", "Pod", namespace, "look"), "spec": spec})
-    assert wait_until(namespace, "pod/look", "{.status.phase}", {"Succeeded", "Failed"}) == "Succeeded"
-    assert "model.safetensors" in kubectl("logs", "-n", namespace, "look")
-
-
-def test_two_pods_train_with_zero_2_without_a_compiler(namespace, model):
-    recipe = PretrainRecipe(
-        lora=Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"], train_fully=["embed_tokens", "lm_head"]),
-        block_size=32,
-        batch=Batch(global_sequences=4, micro_sequences=2),
-        learning_rate=1e-2,
-        schedule=Schedule(kind="cosine", warmup_ratio=0.1),
-        precision="float32",
-        gradient_checkpointing=False,
-        max_steps=4,
-        checkpoints=Checkpoints(every_steps=2, keep_last=1),
-        seed=7,
-    )
-    config = PretrainConfig(
-        **frame("PretrainJob", "zero"),
-        launch=Launch(nodes=2, master_address="zero-0.zero", master_port=29500),
-        model=on_volume(model, "spec.model"),
-        dataset=given("corpus.txt", "spec.dataset"),
-        deepspeed=DeepSpeed(zero_stage=2),
-        stage="LoRA",
-        recipe=resolve_pretrain(recipe, "LoRA"),
-    )
-    messages = run_job(namespace, "zero", config.to_json(), pods=2)
-    assert [message["reason"] for message in messages] == ["Succeeded"] * 2
-    assert max(message.get("step", 0) for message in messages) == 4  # rank 0 counts the steps
-    assert {message["artifact"]["kind"] for message in messages} == {"adapter"}
-
-
-def test_the_server_serves_the_model(namespace, model):
-    config = ServerConfig(
-        owner=Owner(kind="ModelServer", name="chat", uid="chat"),
-        model=on_volume(model, "spec.model"),
-        model_name="tiny",
-        template="alpaca",
-        port=PORT,
-    )
-    container = {"image": image("server"), "args": ["--config", "/etc/herdsman/job.json"]}
-    volumes = {"config": ("/etc/herdsman", {"configMap": {"name": "chat"}}), **shared_volumes()}
-    container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1}
-    apply(
-        {**named("v1", "ConfigMap", namespace, "chat"), "data": {"job.json": json.dumps(config.to_json())}},
-        {**named("v1", "Pod", namespace, "chat"), "spec": pod_spec(container, volumes)},
-    )
-    wait_until(namespace, "pod/chat", READY, {"True"})
-    proxy = f"/api/v1/namespaces/{namespace}/pods/chat:{PORT}/proxy/v1/models"
-    assert [served["id"] for served in json.loads(kubectl("get", "--raw", proxy))["data"]] == ["tiny"]

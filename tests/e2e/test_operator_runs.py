@@ -7,31 +7,16 @@ import time
 import pytest
 
 from e2e_cluster import kubectl
-from e2e_images import image
-from e2e_operator import API, Namespace, Operator, eventually
-from e2e_runs import SMALL, base, claim, evict, filled_claim, place, reached, training
+from e2e_operator import API, eventually
+from e2e_runs import SMALL, base, claim, evict, place, reached, training
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def namespace(crds, tmp_path_factory):
-    """A namespace with a claim `data` that holds a tokenizer and a corpus."""
-    made = Namespace(tmp_path_factory.mktemp("operator"))
-    filled_claim(made, tmp_path_factory.mktemp("tokenizer"))
-    yield made
-    made.delete()
-
-
-@pytest.fixture(scope="module")
-def operator(namespace, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "operator.log"
-    images = ["--trainer-image", image("trainer"), "--server-image", image("server")]
-    running = Operator(namespace, log, *images).ready()
+@pytest.fixture(scope="module", autouse=True)
+def model(namespace, operator):
+    """ModelImport/base, which all of them train."""
     namespace.apply(base())
-    yield running
-    running.stop()
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
 
 
 def test_a_model_is_trained_merged_and_served(namespace, operator):

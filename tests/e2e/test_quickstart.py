@@ -72,15 +72,6 @@ def namespace(crds, data, tmp_path_factory):
     made.delete()
 
 
-@pytest.fixture(scope="module")
-def operator(namespace, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "operator.log"
-    running = Operator(namespace, log, "--trainer-image", image("trainer"), "--server-image", image("server")).ready()
-    yield running
-    running.stop()
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-
-
 def test_the_quickstart_applied_at_once_in_random_order_ends_with_an_answer(namespace, operator):
     manifests = [shortened(item) for path in sorted(QUICKSTART.glob("*.yaml")) for item in documents(path)]
     random.shuffle(manifests)

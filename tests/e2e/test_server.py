@@ -6,9 +6,8 @@ import time
 import pytest
 
 from e2e_cluster import kubectl
-from e2e_images import image
-from e2e_operator import API, Namespace, Operator, eventually
-from e2e_runs import SMALL, base, filled_claim, python_pod, reached
+from e2e_operator import API, eventually
+from e2e_runs import SMALL, base, python_pod, reached
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -35,24 +34,11 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def namespace(crds, tmp_path_factory):
-    """A namespace with a tiny model, made by ModelImport/base."""
-    made = Namespace(tmp_path_factory.mktemp("operator"))
-    filled_claim(made, tmp_path_factory.mktemp("tokenizer"))
-    made.apply(base())
-    yield made
-    made.delete()
-
-
-@pytest.fixture(scope="module")
-def operator(namespace, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "operator.log"
-    running = Operator(namespace, log, "--trainer-image", image("trainer"), "--server-image", image("server")).ready()
-    reached(namespace, running, "modelimport", "base", "Succeeded")
-    yield running
-    running.stop()
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+@pytest.fixture(scope="module", autouse=True)
+def model(namespace, operator):
+    """ModelImport/base, which all of them serve."""
+    namespace.apply(base())
+    reached(namespace, operator, "modelimport", "base", "Succeeded")
 
 
 def server(name, **more):
