@@ -217,10 +217,8 @@ def test_a_pipeline_from_git_runs_to_its_end_and_a_failed_run_is_told_with_its_c
     application.look_again()
     assert eventually(lambda: phase_of(application, "wrong") == "Failed", 180)
     application.comes_to("Degraded")
-    resources = application.seen()["resources"]
-    health = {item["name"]: item["health"] for item in resources if item["kind"] == "PretrainJob"}
-    assert health["zh"]["status"] == "Healthy"
-    assert "nothing-there" in health["wrong"]["message"]
+    assert phase_of(application, "zh") == "Succeeded"
+    assert "nothing-there" in namespace.status("pretrainjob", "wrong")["failure"]["message"]
 
 
 def phase_of(application: Application, run: str) -> str:

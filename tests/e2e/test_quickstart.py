@@ -4,13 +4,17 @@ The steps of training are cut to a few unless HERDSMAN_WHOLE_QUICKSTART is set: 
 `make quickstart` shows what is learned.
 """
 
+import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -18,7 +22,7 @@ from admission import PROJECT
 from e2e_cluster import kubectl
 from e2e_images import image
 from e2e_operator import Namespace, Operator, eventually
-from e2e_runs import post, reached
+from e2e_runs import reached
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(2400)]
 
@@ -89,9 +93,9 @@ def test_the_quickstart_applied_at_once_in_random_order_ends_with_an_answer(name
     assert figures["tokens_per_character_after"] < figures["tokens_per_character_before"] / 2
     assert seen["totalSteps"] == (60 if WHOLE else STEPS)
 
-    for name, port in (("smollm2", 8001), ("smollm2-zh", 8000)):
+    for name in ("smollm2", "smollm2-zh"):
         reached(namespace, operator, "modelserver", name, "Ready", 300)
-        said = ask(namespace, name, port, "SQL 命令 DROP VIEW 是做什么的？")
+        said = ask(namespace, name, "SQL 命令 DROP VIEW 是做什么的？")
         assert said["model"] == name
         assert said["usage"]["completion_tokens"] > 0
         assert said["choices"][0]["message"]["content"].strip()
@@ -111,8 +115,26 @@ def progress_seen(namespace: Namespace, operator: Operator, kind: str, name: str
     return eventually(look, 900, f"{kind} {name} tells no progress", operator.log)
 
 
-def ask(namespace: Namespace, server: str, port: int, question: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def forwarded(namespace: Namespace, service: str) -> Iterator[str]:
+    """The URL of a Service by `kubectl port-forward`, as the README does it."""
+    command = ["kubectl", "-n", namespace.name, "port-forward", f"service/{service}", ":http"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = re.search(r":(\d+) ->", process.stdout.readline())
+            assert port, "kubectl port-forward did not say its port"
+            yield f"http://127.0.0.1:{port[1]}"
+        finally:
+            process.terminate()
+
+
+def ask(namespace: Namespace, server: str, question: str) -> dict[str, Any]:
     """Ask a server through its Service, greedily."""
-    path = f"/api/v1/namespaces/{namespace.name}/services/ms-{server}:{port}/proxy/v1/chat/completions"
-    body = {"model": server, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
-    return json.loads(post(path, body))
+    messages = [{"role": "user", "content": question}]
+    body = {"model": server, "messages": messages, "temperature": 0, "max_tokens": 40}
+    with forwarded(namespace, f"ms-{server}") as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
+    assert answer.is_success, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
