@@ -63,9 +63,6 @@ def prepare(namespace: str, nodes: int) -> None:
 
 
 def tidy(namespace: str) -> None:
-    for what in (
-        ["namespace", namespace],
-        ["persistentvolume", namespace],
-        ["node", "-l", "type=herdsman-bench"],
-    ):
-        subprocess.run(["kubectl", "delete", *what, "--wait=false"], stdout=subprocess.DEVNULL, check=False)
+    """Remove everything, and wait until it is gone, so that the next case has the cluster for itself."""
+    for what in (["namespace", namespace], ["persistentvolume", namespace], ["node", "-l", "type=herdsman-bench"]):
+        subprocess.run(["kubectl", "delete", *what, "--timeout=10m"], stdout=subprocess.DEVNULL, check=False)
