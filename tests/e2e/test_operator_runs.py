@@ -48,6 +48,36 @@ def test_bad_input_is_told_by_the_trainers_last_words_and_not_tried_again(namesp
     assert status["failure"]["hint"]
 
 
+def test_inputs_are_checked_before_a_gpu_is_asked_for(namespace, operator):
+    """The node has no GPU, so a pod that asks for one waits; what can be found out without one is found out first."""
+    compute = {**SMALL, "gpusPerNode": 1}
+    nowhere = {"volume": {"claim": "data", "path": "nothing-there"}}
+    namespace.apply(training("good", compute=compute), training("bad", compute=compute, dataset=nowhere))
+
+    status = reached(namespace, operator, "pretrainjob", "bad", "Failed", 180)
+    assert [(attempt["preflight"], attempt["exitCode"]) for attempt in status["attempts"]] == [(True, 42)]
+    assert "nothing-there" in status["failure"]["message"]
+    assert [gpus_of(pod) for pod in namespace.all("pods", "-l", "herdsman.dev/name=bad")] == [0]
+
+    def waiting() -> dict | None:
+        found = namespace.status("pretrainjob", "good")
+        return found if (found.get("failure") or {}).get("reason") == "Unschedulable" else None
+
+    status = eventually(waiting, 180, "the training does not wait for a GPU", operator.log)
+    assert (status["attempts"][0]["preflight"], status["attempts"][0]["reason"]) == (True, "Succeeded")
+    asked = {
+        pod["metadata"]["labels"]["herdsman.dev/attempt"]: gpus_of(pod)
+        for pod in namespace.all("pods", "-l", "herdsman.dev/name=good")
+    }
+    assert asked == {"1": 0, "2": 1}
+    kubectl("-n", namespace.name, "delete", "pretrainjob", "good")
+
+
+def gpus_of(pod) -> int:
+    limits = pod["spec"]["containers"][0]["resources"].get("limits", {})
+    return int(limits.get("nvidia.com/gpu", 0))
+
+
 def test_too_little_memory_is_told_and_a_second_time_ends_it(namespace, operator):
     little = {"resources": {"cpu": "100m", "memory": "64Mi"}}
     namespace.apply(training("starved", compute=little))
