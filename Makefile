@@ -54,7 +54,7 @@ images: install ## build the container images on the test cluster and try them
 	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && $(PYTEST) -m images tests/e2e/test_images.py
 
 bench-operator: install ## measure the operator on the test cluster with up to 5,000 runs, beside plain Jobs (15 minutes)
-	@trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \
+	@$(TEST_CLUSTER) down; trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \
 		kubectl apply --server-side -f crds >/dev/null && \
 		$(BIN)/python benchmarks/operator_runs.py 500 1000 5000 --paced 60 --record benchmarks/operator.md
 
