@@ -329,14 +329,14 @@ def machine() -> str:
 
 
 async def measure_all(counts: list[int], paced: int, *, keep: bool) -> dict[str, dict[str, Any]]:
+    """Measure each case after the other, the small ones first."""
+    cases: dict[str, tuple[int, float | None]] = {f"{paced} at 3 a second": (paced, 3.0)} if paced else {}
+    cases |= {f"{count:,} at once": (count, None) for count in sorted(counts)}
     found = {}
-    for count in counts:
-        found[f"{count:,} at once"] = {**(it := await measure(count, None, keep=keep)), "goals": goals(it, paced=False)}
-    if paced:
-        found[f"{paced} at 3 a second"] = {
-            **(it := await measure(paced, 3.0, keep=keep)),
-            "goals": goals(it, paced=True),
-        }
+    for name, (count, rate) in cases.items():
+        figures = await measure(count, rate, keep=keep)
+        found[name] = {**figures, "goals": goals(figures, paced=rate is not None)}
+        print(name, json.dumps(found[name]), file=sys.stderr)
     return found
 
 
