@@ -12,6 +12,7 @@ table and one JSON line, and writes them with the date and the machine where `--
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -40,6 +41,8 @@ WRITES = {"POST", "PUT", "PATCH", "APPLY"}
 """Nothing is deleted while runs work; what an earlier case left behind is."""
 
 
+PATIENCE = 900.0
+"""Seconds that one case may take."""
 UNRELATED = ("leases", "nodes", "tokenreviews", "namespaces")
 
 
@@ -77,6 +80,13 @@ class Server:
             return await answer.text()
 
     async def watch(self, path: str, seen: Any) -> None:
+        """Tell of every object and its changes for ever; a watch that the server ends begins again with all objects."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                await self._watch_once(path, seen)
+            print(f"the watch of {path} was ended and begins again", file=sys.stderr)
+
+    async def _watch_once(self, path: str, seen: Any) -> None:
         timeout = aiohttp.ClientTimeout(total=None)
         async with self.session.get(path, params={"watch": "true"}, timeout=timeout) as answer:
             buffer = b""
@@ -84,6 +94,8 @@ class Server:
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
                     event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        return
                     seen(event["type"], event["object"], time.monotonic())
 
 
@@ -265,7 +277,7 @@ async def _runs(server: Server, operator: Operator, namespace: str, count: int, 
     before, cpu, begun = await writes_of(server), operator.cpu(), time.monotonic()
     await create_all(server, ours, [manifest(f"run-{number}", namespace) for number in range(count)], rate)
     while len(at["done"]) < count:
-        if time.monotonic() - begun > 600:
+        if time.monotonic() - begun > PATIENCE:
             raise RuntimeError(f"only {len(at['done'])} of {count} have succeeded")
         await asyncio.sleep(0.1)
     took = time.monotonic() - begun
@@ -300,6 +312,8 @@ async def _plain(server: Server, namespace: str, count: int, rate: float | None)
     before, begun = await writes_of(server), time.monotonic()
     await create_all(server, path, [plain_job(f"plain-{number}", namespace, like) for number in range(count)], rate)
     while len(done) < count:
+        if time.monotonic() - begun > PATIENCE:
+            raise RuntimeError(f"only {len(done)} of {count} plain Jobs are Complete")
         await asyncio.sleep(0.1)
     took = time.monotonic() - begun
     await asyncio.sleep(3)
