@@ -212,6 +212,7 @@ def test_a_step_that_hangs_ends_as_stalled_and_the_next_attempt_goes_on(home, tm
 
 def test_a_volume_that_hangs_before_the_work_begins_is_noticed_too(home, tmp_path):
     def hang():
+        HEART.activity, HEART.step = "starting", None  # as in a process that has done nothing else before
         run_context.claim_workspace = lambda _: threading.Event().wait()
 
     path = configured(home, "dead", stall_seconds=0.5)

@@ -101,7 +101,8 @@ def test_a_stopped_merge_publishes_nothing(tmp_path, base, pretrained):
         merge(tmp_path, base, [pretrained], stop=True)
     assert not (tmp_path / "work/artifact").exists()
     merge(tmp_path, base, [pretrained], attempt=2)
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [".owner.json", "artifact", "progress.json"]
+    there = sorted(path.name for path in (tmp_path / "work").iterdir())
+    assert there == [".attempt-2", ".owner.json", "artifact", "progress.json"]
 
 
 def test_the_report_counts_what_was_done_and_progress_ends_at_a_hundred(tmp_path, base, pretrained):

@@ -91,7 +91,8 @@ def test_the_training_finds_the_data_ready_and_ends_with_the_same_weights(home, 
     config = build.pretrain_config(home, work="checked", tokenizer=home / "larger")
     progress = check(config)
     assert (progress["activity"], progress["step"], progress["totalSteps"]) == ("inputs checked, data ready", 0, 6)
-    assert {path.name for path in (home / "checked").iterdir()} == {".owner.json", "progress.json", "cache"}
+    there = {path.name for path in (home / "checked").iterdir()}
+    assert there == {".attempt-1", ".owner.json", "progress.json", "cache"}
     cached = files_under(home / "checked" / "cache")
     assert any(path.name == "train.bin" for path in cached)
     monkeypatch.setattr(token_cache, "_tokenise", None)  # nothing is tokenised again
