@@ -235,6 +235,41 @@ def test_a_quota_that_only_the_jobs_events_tell_of():
     assert station.status(imported())["failure"]["reason"] == "QuotaExceeded"
 
 
+def test_a_start_among_many_told_causes_takes_none_of_them_back():
+    """Events are asked for a few at a time, so for a moment the new operator does not know what the old one told."""
+    many = [imported(f"run-{number}", workspace={"claim": "weights", "path": f"p{number}"}) for number in range(12)]
+
+    async def story():
+        station = Station()
+        station.claims("weights")
+        station.put(*many)
+        station.platform._make_pod = lambda *_: None
+        station.start()
+        await station.operator.list_until_done()
+        await station.work()
+        station.platform.step()
+        for number, job in enumerate(station.api.of("Job")):
+            said = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota: none"}
+            metadata = {"name": f"e{number}", "namespace": NAMESPACE}
+            of = {"involvedObject": {"uid": job["metadata"]["uid"]}}
+            station.api.add({"apiVersion": "v1", "kind": "Event", "metadata": metadata, **said, **of})
+        for _ in range(60):
+            await station.work()
+            station.seconds += 1
+        told = [station.status(each)["failure"]["reason"] for each in many]
+        station.start()
+        before = len(station.api.writes)
+        await station.operator.list_until_done()
+        for _ in range(60):
+            await station.work()
+            station.seconds += 1
+        return told, station.api.writes[before:]
+
+    told, written = run(story)
+    assert told == ["QuotaExceeded"] * len(many)
+    assert written == []
+
+
 def test_a_claim_that_comes_late_is_noticed_within_seconds():
     async def story():
         station = await started(imported(), claims=())

@@ -34,6 +34,7 @@ class KubeCluster:
         self._namespace = namespace
         self._body: Body | None = None
         self._made = False
+        self._unsure = False
         self.look_again: float | None = None
         """Seconds after which something may be found out that no watch tells."""
 
@@ -65,6 +66,7 @@ class KubeCluster:
         jobs, server = await observer.jobs(), await observer.server()
         if observer.look_again is not None:
             self._soon(observer.look_again)
+        self._unsure = observer.unsure
         return World(
             now=now,
             jobs=jobs,
@@ -117,6 +119,8 @@ class KubeCluster:
         before = self._shell.models.read(body).status
         if before == status:
             return
+        if self._unsure and status.failure is None and before is not None and before.failure is not None:
+            return  # after a start of the operator: what was told may still hold, and is asked for in a moment
         metadata = {name: body["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
         document = {"apiVersion": API_VERSION, "kind": key.kind, "metadata": metadata, "status": status.to_json()}
         written = await self._shell.api.apply(document, subresource="status")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from herdsman.kube.facts import cause_of_events
 from herdsman.kube.pod_facts import Cause
@@ -16,6 +17,16 @@ EAGER_SECONDS = 30.0
 LONGEST_PAUSE = 60.0
 A_SECOND = 5
 """Lists of Events in any second, at most: a slow controller is not helped by a thousand questions."""
+
+
+class Answer(NamedTuple):
+    """What is known of why an object does not get on."""
+
+    cause: Cause | None
+    again: float
+    """Seconds after which to ask again."""
+    sure: bool = True
+    """Whether anybody was asked: with too many questions in a second, some wait for the next."""
 
 
 @dataclass
@@ -35,24 +46,24 @@ class EventCauses:
         self._asked: dict[str, _Asked] = {}
         self._second = (0, 0)
 
-    async def cause(self, body: Body, age: float) -> tuple[Cause | None, float]:
+    async def cause(self, body: Body, age: float) -> Answer:
         """Return what the Events of an object of this age (in seconds) say, and after how many seconds to ask again."""
         now = self._clock()
         if age < PATIENCE:
-            return None, PATIENCE - age
+            return Answer(None, PATIENCE - age)
         uid = body["metadata"]["uid"]
         known = self._asked.get(uid)
         if known is not None and now < known.again:
-            return known.cause, known.again - now
+            return Answer(known.cause, known.again - now)
         if not self._allowed(now):
-            return (known.cause if known else None), PATIENCE
+            return Answer(known.cause, PATIENCE) if known else Answer(None, 1.0, sure=False)
         listing = await self._api.list_objects(
             "Event", body["metadata"]["namespace"], fieldSelector=f"involvedObject.uid={uid}"
         )
         pause = min(LONGEST_PAUSE, 2 * known.pause) if known is not None and age > EAGER_SECONDS else PATIENCE
         found = cause_of_events(listing.items)
         self._asked[uid] = _Asked(found, now + pause, pause)
-        return found, pause
+        return Answer(found, pause)
 
     def keep(self, uids: Container[str]) -> None:
         """Drop what is known of all objects but these."""

@@ -26,6 +26,8 @@ class Observer:
         self._now = now
         self.look_again: float | None = None
         """Seconds after which Events may tell more."""
+        self.unsure = False
+        """Whether there may be a cause that could not be asked for yet."""
 
     def referenced(self) -> dict[Key, AnyResource]:
         """Return all resources that are referred to, directly or through others, as far as they exist."""
@@ -85,9 +87,10 @@ class Observer:
     async def _told(self, body: Body, since: str | None = None) -> Cause | None:
         start = moment(since or body["metadata"].get("creationTimestamp"))
         age = (self._now - start).total_seconds() if start is not None else 0.0
-        cause, again = await self._shell.events.cause(body, age)
-        self.look_again = again if self.look_again is None else min(again, self.look_again)
-        return cause
+        answer = await self._shell.events.cause(body, age)
+        self.look_again = answer.again if self.look_again is None else min(answer.again, self.look_again)
+        self.unsure = self.unsure or not answer.sure
+        return answer.cause
 
     def _refused(self) -> JobFacts | None:
         """Return a stand-in for the Job that could not be made, so that the status tells why."""
