@@ -14,9 +14,12 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST_CLUSTER := ../shared/cluster/cluster
+# What of the cluster's tests is run; CI leaves out those that take longest.
+E2E_MARK ?= e2e
 # The chart's tests need helm, which comes with the cluster. What restarts the cluster's components goes last, alone.
-E2E = $(PYTEST) -n $(WORKERS) tests/chart && $(PYTEST) -n $(WORKERS) --dist loadfile -m "e2e and not alone" tests/e2e && \
-	$(PYTEST) -m alone tests/e2e
+E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "$(E2E_MARK) and not alone" tests/e2e \
+	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test real-data e2e images bench-operator lock lint types arch generate generate-check verify clean

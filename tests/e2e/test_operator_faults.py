@@ -9,7 +9,7 @@ from e2e_disturbed import RECIPE, at_work, ended_like, pods_of, started, undistu
 from e2e_operator import Namespace
 from e2e_runs import base, evict, filled_claim, reached, training
 
-pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from e2e_images import TEST_CLUSTER
 from e2e_operator import eventually
 from e2e_runs import training
 
-pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.alone, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(1800)]
 
 KILLS = 50
 
