@@ -114,12 +114,6 @@ def evict(namespace: Namespace, pod: str) -> None:
     """Evict a pod as `kubectl drain` does."""
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace.name}}
     path = f"/api/v1/namespaces/{namespace.name}/pods/{pod}/eviction"
-    post(path, eviction)
-
-
-def post(path: str, body: dict[str, Any], seconds: float = 120) -> str:
-    """POST to the API server, or through it to a Service; returns the answer."""
     command = ["kubectl", "create", "--raw", path, "-f", "-"]
-    ran = subprocess.run(command, input=json.dumps(body), text=True, capture_output=True, timeout=seconds)
+    ran = subprocess.run(command, input=json.dumps(eviction), text=True, capture_output=True, timeout=30)
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout

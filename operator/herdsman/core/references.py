@@ -1,6 +1,6 @@
 """References: which resources and volumes a resource names, and where in its spec."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from herdsman.api.meta import ApiModel
@@ -43,6 +43,25 @@ def loop(resource: AnyResource, resources: Mapping[Key, AnyResource]) -> list[Ke
                 seen.add(target)
                 trails.append([*trail, target])
     return []
+
+
+def inputs_first(keys: Iterable[Key], resources: Mapping[Key, AnyResource]) -> list[Key]:
+    """Return the keys and all resources that they refer to, as far as these exist, each after what it refers to."""
+    ordered: dict[Key, None] = {}
+    opened: set[Key] = set()
+
+    def add(key: Key) -> None:
+        if key in opened:
+            return
+        opened.add(key)
+        for _, source in direct(resources[key]) if key in resources else []:
+            if source in resources:
+                add(source)
+        ordered[key] = None
+
+    for key in keys:
+        add(key)
+    return list(ordered)
 
 
 def _leaves(model: ApiModel, path: str) -> Iterator[tuple[str, str, Any]]:

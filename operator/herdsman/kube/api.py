@@ -181,8 +181,8 @@ class KubeApi:
         if answer.status >= 400:
             retry_after = answer.getheader("Retry-After")
             seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-            raise api_error(answer.status, _json(data), seconds)
-        return _json(data)
+            raise api_error(answer.status, read_answer(data), seconds)
+        return read_answer(data)
 
     async def _authorization(self) -> dict[str, str]:
         settings = self._connection.configuration
@@ -190,7 +190,8 @@ class KubeApi:
         return {"Authorization": token} if token else {}
 
 
-def _json(data: bytes) -> Body:
+def read_answer(data: bytes) -> Body:
+    """Return an answer as JSON; of what is none, such as a proxy's page, the beginning as a message."""
     try:
         body = json.loads(data)
     except ValueError:

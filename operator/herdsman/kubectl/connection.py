@@ -1,6 +1,5 @@
 """The connection to an API server as a person has it: a kubeconfig, one of its contexts, a namespace."""
 
-import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from herdsman.cli.refusals import USAGE, Refused
-from herdsman.kube.api import KubeApi
+from herdsman.kube.api import KubeApi, read_answer
 from herdsman.kube.errors import Unreachable, api_error
 from herdsman.kube.port import Body
 from herdsman.kubectl.options import Options
@@ -79,7 +78,7 @@ class Connection(KubeApi):
             answer = await self._connection.call_api("GET", url, headers, _request_timeout=_STREAM)
             try:
                 if answer.status >= 400:
-                    raise api_error(answer.status, _status_of(await answer.read()), None)
+                    raise api_error(answer.status, read_answer(await answer.read()), None)
                 open_line = b""
                 async for chunk in answer.response.content.iter_any():
                     *whole, open_line = (open_line + chunk).split(b"\n")
@@ -151,11 +150,3 @@ def _contexts(files: str) -> list[str]:
         return [item["name"] for item in merged.value.get("contexts") or ()]
     except (config.ConfigException, AttributeError, KeyError, TypeError, ValueError):
         return []
-
-
-def _status_of(data: bytes) -> Body:
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return {"message": data[:200].decode(errors="replace")}
-    return body if isinstance(body, dict) else {"message": str(body)[:200]}

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -57,7 +57,7 @@ async def previews(
     for key, resource in mine.items():
         snapshot.resources[key] = _laid_over(resource, snapshot.resources.get(key), namespace)
     found: list[Preview] = []
-    for key in _inputs_first(mine, snapshot.resources):
+    for key in references.inputs_first(mine, snapshot.resources):
         preview = _preview(snapshot, key, actions.get(key, Answer("unchanged")), site)
         found.append(preview)
         if not (preview.problems or preview.blocked or preview.done):
@@ -112,24 +112,6 @@ def _laid_over(given: AnyResource, stored: AnyResource | None, namespace: str) -
         metadata["generation"] = stored.metadata.generation + (stored.spec != given.spec)
     changed = given.metadata.model_copy(update=metadata)
     return given.model_copy(update={"metadata": changed, "status": stored.status if stored is not None else None})
-
-
-def _inputs_first(keys: Iterable[Key], resources: Mapping[Key, AnyResource]) -> list[Key]:
-    ordered: dict[Key, None] = {}
-    opened: set[Key] = set()
-
-    def add(key: Key) -> None:
-        if key in opened:
-            return
-        opened.add(key)
-        for _, source in references.direct(resources[key]):
-            if source in resources:
-                add(source)
-        ordered[key] = None
-
-    for key in keys:
-        add(key)
-    return list(ordered)
 
 
 def _preview(snapshot: Snapshot, key: Key, answer: Answer, site: Site) -> Preview:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from herdsman.api.v1alpha1.status import ConditionType, Phase, Status
 from herdsman.core.conditions import find
-from herdsman.core.references import direct
+from herdsman.core.references import inputs_first
 from herdsman.core.site import Site
 from herdsman.core.status import is_final, is_refused
 from herdsman.core.world import Key
@@ -65,22 +65,7 @@ def as_asked(status: Status) -> bool:
 
 def with_inputs(keys: Iterable[Key], cluster: LocalCluster) -> list[Key]:
     """Return the keys and all resources of the home that they refer to, inputs first."""
-    resources = cluster.resources()
-    ordered: dict[Key, None] = {}
-    opened: set[Key] = set()
-
-    def add(key: Key) -> None:
-        if key in ordered or key in opened:
-            return
-        opened.add(key)
-        for _, source in direct(resources[key]) if key in resources else []:
-            if source in resources:
-                add(source)
-        ordered[key] = None
-
-    for key in keys:
-        add(key)
-    return list(ordered)
+    return inputs_first(keys, cluster.resources())
 
 
 class Follower:
