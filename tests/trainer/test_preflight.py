@@ -24,13 +24,7 @@ from herdsman_trainer.tokenizers import load_tokenizer
 from herdsman_trainer.training_inputs import assemble, open_training_inputs
 from tiny import tiny_llama
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

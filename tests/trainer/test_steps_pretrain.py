@@ -26,13 +26,7 @@ from herdsman_trainer.weights.merge import EMBEDDING, HEAD
 from ranks import in_child
 from tiny import CHINESE, tiny_llama
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,7 @@ from herdsman_trainer.steps import pretrain, sft
 from herdsman_trainer.weights.adapters import load_adapter
 from ranks import as_ranks, in_child
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

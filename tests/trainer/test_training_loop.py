@@ -7,7 +7,6 @@ from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from herdsman.api.v1alpha1.recipes import Checkpoints, PretrainRecipe, Schedule
 from herdsman_trainer.batches import TrainingStream
@@ -21,13 +20,7 @@ from herdsman_trainer.training import State, Trainer
 from run_configs import run_config
 from training_rows import Rows
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class ScriptedEngine:
