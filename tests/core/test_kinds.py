@@ -69,9 +69,15 @@ def test_eight_sources_stay_in_order():
 def test_a_merge_keeps_the_order_of_its_adapters():
     first = finished(pretrain_job("zh"))
     second = finished(sft_job("tuned"), parents=[first.status.artifact.digest])
-    read = config(lora_merge(adapters=[{"pretrainJob": "zh"}, {"sftJob": "tuned"}], maxShardMebibytes=2), first, second)
+    read = config(
+        lora_merge(
+            adapters=[{"pretrainJob": "zh"}, {"sftJob": "tuned"}], outputs={"huggingface": {"maxShardMebibytes": 2}}
+        ),
+        first,
+        second,
+    )
     assert [adapter.field for adapter in read.adapters] == ["spec.adapters[0].pretrainJob", "spec.adapters[1].sftJob"]
-    assert read.max_shard_bytes == 2 * 1024 * 1024
+    assert read.outputs.huggingface.max_shard_mebibytes == 2
 
 
 def test_a_whole_volume_is_its_mount_point():

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from herdsman.api.meta import ApiModel
+from herdsman.api.v1alpha1.lora_merge import MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
@@ -137,9 +138,9 @@ class LoRAMergeConfig(RunConfig):
     kind: Literal["LoRAMerge"] = "LoRAMerge"
     model: Input
     adapters: list[Input]
-    format: Literal["huggingface"] = "huggingface"
+    outputs: MergeOutputs = Field(default_factory=huggingface_alone)
     dtype: str | None = None
-    max_shard_bytes: int = Field(default=4 << 30, ge=1)
+    template: Template | None = None
 
 
 AnyRunConfig = Annotated[

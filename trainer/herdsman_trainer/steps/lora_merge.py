@@ -3,6 +3,7 @@
 import logging
 
 from herdsman.api.job_config import LoRAMergeConfig
+from herdsman.api.v1alpha1.lora_merge import HuggingFaceOutput
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import open_input
 from herdsman_trainer.models import model_digest
@@ -32,7 +33,8 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
         run.raise_if_stopped()
         run.report(activity=what, done=done)
 
-    known = write_chain(chain, run.work_dir, max_shard_bytes=config.max_shard_bytes, announce=announce)
+    output = config.outputs.huggingface or HuggingFaceOutput()
+    known = write_chain(chain, run.work_dir, max_shard_bytes=output.max_shard_mebibytes << 20, announce=announce)
     run.report(activity="publishing", done=1.0)
     digests = zip(sources, chain.digests, strict=True)
     return run.publish(

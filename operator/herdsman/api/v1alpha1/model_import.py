@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
+from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
 from herdsman.api.v1alpha1.schema import OneOf, cel
 from herdsman.api.v1alpha1.sources import RelativePath, TokenizerRef, VolumeSource
 from herdsman.api.v1alpha1.status import Digest, Status
@@ -58,13 +59,23 @@ class ModelSource(OneOf):
     """Where the model comes from."""
 
     volume: VolumeSource | None = None
-    """A Hugging Face directory with safetensors, or a directory with one GGUF file."""
+    """A directory with a model, or one GGUF file."""
+    hub: HubSource | None = None
+    """A repository of a model hub."""
+    s3: S3Source | None = None
+    """A directory of an S3 bucket."""
+    http: HttpSource | None = None
+    """Files behind URLs."""
     initialise: Initialise | None = None
     """Random weights."""
 
 
 class ModelImportSpec(RunPolicy):
-    """What is imported."""
+    """What is imported.
+
+    Known forms: Meta's consolidated.*.pth with params.json, Hugging Face directories with safetensors or .bin files,
+    and GGUF. All of them become Hugging Face safetensors.
+    """
 
     source: ModelSource
     """Where the model comes from."""
@@ -72,6 +83,9 @@ class ModelImportSpec(RunPolicy):
     """Expected SHA-256 of files of the source; a file that differs is refused."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """The type the weights are stored in; unless set, that of the source, and bfloat16 for GGUF."""
+    keep_downloads: bool = True
+    """Keeps what was downloaded on the workspace's volume, addressed by its content, so that another import of the same
+    files copies nothing."""
 
 
 class ModelImport(Resource):

@@ -8,6 +8,7 @@ from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import DNS_SUBDOMAIN, Compute, LabelValue, QualifiedName
 from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.schema import MUTABLE, OneOf, cel
+from herdsman.api.v1alpha1.secrets import SecretKeyRef, SecretName
 from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
 
@@ -17,8 +18,6 @@ HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*
 URL_PATH = r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$"
 """A path of an URL, without a final slash."""
 DURATION = r"^[1-9][0-9]{0,4}(ms|s|m|h)$"
-SECRET_KEY = r"^[-._a-zA-Z0-9]+$"  # noqa: S105 - how a key is written, and no key
-SecretName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 
 
 class ServerLimits(ApiModel):
@@ -30,15 +29,6 @@ class ServerLimits(ApiModel):
     """Requests that may wait; more are refused with 429."""
     drain_seconds: int = Field(default=120, ge=1, le=3600)
     """Seconds the answers under way may take when the replica is stopped; what is not finished then is cut off."""
-
-
-class SecretKeyRef(ApiModel):
-    """One value in a Secret of the same namespace."""
-
-    name: SecretName
-    """The Secret."""
-    key: str = Field(pattern=SECRET_KEY, min_length=1, max_length=253)
-    """The key in it."""
 
 
 class ApiKey(ApiModel):

@@ -161,6 +161,8 @@ class Artifact(ApiModel):
     """The floating-point type of the weights: float32, bfloat16 or float16."""
     prompt_template: str | None = Field(default=None, max_length=32)
     """The prompt template the model was tuned with."""
+    formats: list[Literal["huggingface", "pth", "gguf"]] = Field(default_factory=list, max_length=3)
+    """Models: the forms it is stored in; none listed means huggingface alone."""
 
 
 class Metric(ApiModel):

@@ -16,7 +16,6 @@ from herdsman.core.site import Site
 from herdsman.core.world import Key, World
 
 MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
-MEBIBYTE = 1 << 20
 
 
 def needs(resource: LoRAMerge) -> Sequence[Need]:
@@ -40,9 +39,9 @@ def config(resource: LoRAMerge, frame: Frame, inputs: Inputs, site: Site) -> LoR
         **frame.members(),
         model=inputs.found[MODEL_FIELD].to_input(site),
         adapters=[found.to_input(site) for found in inputs.listed(ADAPTERS)],
-        format=spec.format,
+        outputs=spec.outputs,
         dtype=spec.dtype,
-        max_shard_bytes=spec.max_shard_mebibytes * MEBIBYTE,
+        template=spec.template,
     )
 
 
