@@ -20,8 +20,8 @@ from herdsman.kube.observing import Observer
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
-UNTOLD_SECONDS = 2.0
-"""How long a status may wait for what was just made, which often works by then."""
+UNTOLD_SECONDS, CROWDED_UNTOLD_SECONDS = 2.0, 8.0
+"""How long a status may wait for what was just made, which often works by then; and while many resources wait."""
 CLAIM_SECONDS = 5.0
 """How soon a resource is looked at again whose claim does not exist."""
 
@@ -82,7 +82,8 @@ class KubeCluster:
         """Make the children exist as given, owned by the resource; applying twice changes nothing."""
         me = ResourceKey(self._namespace, references.key_of(resource))
         if await apply_children(self._shell, resource, children):
-            self._shell.untold.setdefault(me, self._shell.clock() + UNTOLD_SECONDS)
+            untold = CROWDED_UNTOLD_SECONDS if self._shell.queue.crowded else UNTOLD_SECONDS
+            self._shell.untold.setdefault(me, self._shell.clock() + untold)
             self._made = True
         refusals = list(self._shell.unmade.get(me, {}).values())
         if (refusal := self._shell.refusals.get(me)) is not None:

@@ -55,7 +55,10 @@ class Intake:
             assert me is not None
             self._resource(me, before, now, own=own)
         elif me is not None and _tells_more(before, now) and not own:
-            self._queue.add(me, urgent=_has_ended(now))
+            if _has_ended(now):
+                self._queue.add(me, urgent=True)
+            else:
+                self._queue.add_unhurried(me)
 
     def gone(self, body: Body) -> None:
         """Take it that an object does not exist any more."""

@@ -1,5 +1,6 @@
 """The full listing: everything as the API server has it, which mends whatever the watches have lost."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -28,9 +29,13 @@ class FullListing:
         self._jitter = jitter
 
     async def everything(self) -> None:
-        """Take every kind in."""
-        for kind in (*OURS, *CHILDREN, *UNWATCHED):
-            await self.kind(kind)
+        """Take every kind in, all at a time: one page is read while the API server makes others."""
+        listings = [asyncio.create_task(self.kind(kind)) for kind in (*OURS, *CHILDREN, *UNWATCHED)]
+        try:
+            await asyncio.gather(*listings)
+        finally:
+            for listing in listings:  # where one failed, all are made again
+                listing.cancel()
         self._shell.prune()
 
     async def relisted(self) -> None:

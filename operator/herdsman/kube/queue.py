@@ -18,6 +18,10 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 300.0
+CROWD = 64
+"""With more keys than these waiting, what is not pressing waits until more of it is known."""
+CROWDED_SECONDS = 5.0
+"""And that long: a status is within ten seconds of the truth."""
 
 
 def backoff(failures: int, jitter: float) -> float:
@@ -88,6 +92,20 @@ class WorkQueue(Generic[K]):
             heapq.heappush(self._delayed, (due, next(self._order), key))
             self._changed.set()
         return None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many keys wait that one look at a key should do where two might be taken."""
+        return self.depth > CROWD
+
+    def add_unhurried(self, key: K) -> None:
+        """Ask for the key to be worked on soon or, in a crowd, in a while: what else happens to it by then is seen in the
+        same look.
+        """
+        if self.crowded:
+            self.add_after(key, CROWDED_SECONDS)
+        else:
+            self.add(key)
 
     def retry(self, key: K, *, longest: float | None = None, at_least: float = 0.0) -> float:
         """Ask for the key to be worked on after a delay that grows with its failures; returns the delay in seconds.
