@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herdsman.kube.queue import LONGEST_DELAY, WorkQueue, backoff
+from herdsman.kube.queue import CROWD, CROWDED_SECONDS, LONGEST_DELAY, WorkQueue, backoff
 
 
 class Clock:
@@ -126,3 +126,28 @@ def test_a_retry_may_be_capped_and_may_have_to_wait():
     work = queue()
     assert [work.retry(("a", 1), longest=1.5) for _ in range(4)] == [0.5, 1.0, 1.5, 1.5]
     assert work.retry(("b", 1), at_least=7.0) == 7.0
+
+
+def test_in_a_crowd_what_is_not_pressing_waits_and_is_not_worked_on_twice():
+    clock = Clock()
+    work = queue(clock)
+    work.add_unhurried(("a", 0))
+    assert drain(work) == [("a", 0)], "without a crowd it is worked on at once"
+    for number in range(1, CROWD + 2):
+        work.add(("a", number))
+    work.add_unhurried(("a", 0))
+    work.add_unhurried(("a", 0))
+    assert ("a", 0) not in drain(work)
+    clock.now += CROWDED_SECONDS
+    assert ready(work) == ("a", 0)
+    work.done(("a", 0))
+    assert ready(work) is None
+
+
+def test_what_becomes_pressing_does_not_wait_for_the_crowd():
+    work = queue()
+    for number in range(1, CROWD + 2):
+        work.add(("a", number))
+    work.add_unhurried(("a", 0))
+    work.add(("a", 0), urgent=True)
+    assert drain(work)[0] == ("a", 0)
