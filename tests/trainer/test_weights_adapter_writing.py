@@ -31,7 +31,7 @@ def write(directory, tensors, **options):
 def test_peft_loads_a_written_adapter_with_every_tensor(tmp_path):
     tensors = trained()
     written = write(tmp_path, tensors, dropout=0.05, base_model="base")
-    assert set(written) == {"adapter_model.safetensors", "adapter_config.json"}
+    assert set(written) == {"adapter_model.safetensors", "adapter_config.json", "tensor-digests.json"}
     base = build.load(build.llama(tmp_path / "base"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,8 +11,9 @@ from herdsman.api.job_config import FileDigest
 from herdsman_trainer.free_space import require_space
 from herdsman_trainer.weights.adapters import CONFIG_FILE, KEY_PREFIX, LORA_A, LORA_B, WEIGHTS_FILE, LoraSettings
 from herdsman_trainer.weights.reading import read_header
+from herdsman_trainer.weights.tensor_digests import DIGESTS_FILE, RecordedBlocks
 from herdsman_trainer.weights.tensor_spec import TensorSpec
-from herdsman_trainer.weights.writing import write_file, write_tensors
+from herdsman_trainer.weights.writing import write_file, write_tensor_digests, write_tensors
 
 
 class IncompleteAdapterError(RuntimeError):
@@ -39,7 +40,7 @@ def write_adapter(
     tied: bool = False,
     base_model: str | None = None,
 ) -> dict[str, FileDigest]:
-    """Write adapter_config.json and adapter_model.safetensors into an existing directory; returns their digests.
+    """Write adapter_config.json, adapter_model.safetensors and tensor-digests.json; returns the files' digests.
 
     `tensors` are keyed as in the file (`base_model.model.…`). Raises IncompleteAdapterError where the keys are not
     exactly those of `lora_targets` and `full`, a tensor is empty or not finite, or the file read back differs.
@@ -59,7 +60,9 @@ def write_adapter(
             raise IncompleteAdapterError(f"{key} holds values that are not finite")
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     require_space(directory, size, "the adapter")
-    written = {WEIGHTS_FILE: write_tensors(directory / WEIGHTS_FILE, tensors)}
+    recorded = RecordedBlocks()
+    written = {WEIGHTS_FILE: write_tensors(directory / WEIGHTS_FILE, tensors, recorded)}
+    written[DIGESTS_FILE] = write_tensor_digests(directory, recorded.digests)
     back = read_header(directory / WEIGHTS_FILE)
     if back != {key: TensorSpec(key, tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}:
         raise IncompleteAdapterError(f"{WEIGHTS_FILE} read back does not declare what was written")

@@ -8,8 +8,7 @@ import torch
 
 from herdsman.api.job_config import FileDigest
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.weights.tensor_spec import dtype_name
-from herdsman_trainer.weights.writing import tensor_bytes
+from herdsman_trainer.weights.tensor_spec import TensorSpec, dtype_name, tensor_bytes
 
 CHUNK_BYTES = 8 * 1024**2
 
@@ -27,11 +26,28 @@ def digest_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) ->
     return FileDigest(bytes=size, sha256=digest.hexdigest())
 
 
-def digest_tensor(name: str, tensor: torch.Tensor) -> str:
-    """Return the SHA-256 of a tensor's name, type, shape and values.
+class TensorHash:
+    """The digest of one tensor, taken block by block while its values pass through.
 
-    It is the same whatever file, shard or container the tensor lies in, unlike the digest of a whole file.
+    It is SHA-256 over the line "name type [shape]" and the values, so it is the same whatever file, shard or container
+    the tensor lies in, unlike the digest of a whole file.
     """
-    digest = hashlib.sha256(f"{name} {dtype_name(tensor.dtype)} {list(tensor.shape)}\n".encode())
+
+    def __init__(self, spec: TensorSpec) -> None:
+        head = f"{spec.name} {dtype_name(spec.dtype)} {list(spec.shape)}\n"
+        self._digest = hashlib.sha256(head.encode())
+
+    def update(self, values: bytes | memoryview) -> None:
+        """Take the next bytes of the values: little-endian, row by row (tensor_spec.tensor_bytes)."""
+        self._digest.update(values)
+
+    def hexdigest(self) -> str:
+        """Return the digest of what has passed."""
+        return self._digest.hexdigest()
+
+
+def digest_tensor(name: str, tensor: torch.Tensor) -> str:
+    """Return the TensorHash of a tensor that is in memory, under a name."""
+    digest = TensorHash(TensorSpec(name, tensor.dtype, tuple(tensor.shape)))
     digest.update(tensor_bytes(tensor))
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""Name, type and shape of a stored tensor, and the types the safetensors format knows."""
+"""Name, type and shape of a stored tensor, its bytes, and the types the safetensors format knows."""
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 
@@ -51,3 +52,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return a shape as people write it: 49953 x 4096."""
     return " x ".join(str(size) for size in shape) or "scalar"
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the little-endian values of a tensor, row by row, without copying a contiguous one."""
+    array: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,18 +12,18 @@ from herdsman.api.job_config import FileDigest
 from herdsman_trainer.free_space import require_space
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
-from herdsman_trainer.weights.tensor_spec import CODES, TensorSpec, shape_text
+from herdsman_trainer.weights.tensor_digests import (
+    DIGESTS_FILE,
+    RecordedBlocks,
+    TensorDigests,
+    tensor_digests_document,
+)
+from herdsman_trainer.weights.tensor_spec import CODES, TensorSpec, shape_text, tensor_bytes
 
 MAX_SHARD_BYTES = 4 * 1024**3
 
 Blocks = Callable[[TensorSpec], Iterable[torch.Tensor]]
 """Gives the values of a tensor as consecutive blocks of rows, each of the tensor's own type."""
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the little-endian values of a tensor, row by row, without copying a contiguous one."""
-    array: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
 
 
 def write_safetensors(
@@ -96,7 +95,7 @@ def write_model_weights(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_file: Callable[[str], None] = lambda _: None,
 ) -> dict[str, FileDigest]:
-    """Write the weights of a Hugging Face model directory and return each file's size and digest.
+    """Write the weights of a Hugging Face model directory and tensor-digests.json; returns each file's size and digest.
 
     One shard is `model.safetensors`; several are `model-00001-of-0000N.safetensors` with their index.
     `on_file` is called with the name of each finished file. Raises Temporary (DiskFull), before anything is written,
@@ -109,9 +108,11 @@ def write_model_weights(
     else:
         names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     written: dict[str, FileDigest] = {}
+    recorded = RecordedBlocks()
     for name, shard in zip(names, shards, strict=True):
-        written[name] = write_safetensors(directory / name, shard, blocks)
+        written[name] = write_safetensors(directory / name, shard, lambda spec: recorded.record(spec, blocks(spec)))
         on_file(name)
+    written[DIGESTS_FILE] = write_tensor_digests(directory, recorded.digests)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
@@ -130,7 +131,19 @@ def write_file(path: Path, data: bytes) -> FileDigest:
     return FileDigest(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileDigest:
-    """Write tensors that are in memory to one safetensors file and fsync it."""
+def write_tensor_digests(directory: Path, digests: TensorDigests) -> FileDigest:
+    """Write tensor-digests.json into an artifact's directory; returns its own digest, for `known` of publish."""
+    return write_file(directory / DIGESTS_FILE, tensor_digests_document(digests))
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], recorded: RecordedBlocks | None = None
+) -> FileDigest:
+    """Write tensors that are in memory to one safetensors file and fsync it; `recorded` takes their digests."""
     specs = [TensorSpec(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
-    return write_safetensors(path, specs, lambda spec: (tensors[spec.name].detach().cpu(),))
+
+    def blocks(spec: TensorSpec) -> Iterable[torch.Tensor]:
+        values = (tensors[spec.name].detach().cpu(),)
+        return values if recorded is None else recorded.record(spec, values)
+
+    return write_safetensors(path, specs, blocks)
