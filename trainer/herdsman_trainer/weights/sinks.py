@@ -4,7 +4,7 @@ from typing import Protocol
 
 import torch
 
-from herdsman.api.job_config import FileDigest
+from herdsman_trainer.weights.draft_files import DraftFiles
 from herdsman_trainer.weights.tensor_spec import TensorSpec
 
 
@@ -12,8 +12,18 @@ class Sink(Protocol):
     """One form of the result, written while the one pass over the model goes on.
 
     For every tensor, in the order of `specs` that it was made with: `begin`, then `write` with consecutive blocks of
-    rows, then `end`. `finish` comes after the last tensor.
+    rows, then `end`. `finish` comes after the last tensor. All of it happens in one thread of the sink's own.
+
+    A sink writes front to back, through `files`, and keeps nothing else between two tensors: after a kill a new sink is
+    made with files that stand where the old one was after some tensor, and the next `begin` is that of the tensor after
+    it. So a header is written by the first `begin` or `write` that finds its file at position 0, never when the sink is
+    made, and what a trailer needs can be computed again or read back.
     """
+
+    @property
+    def files(self) -> DraftFiles:
+        """The files of this form; their names are relative to the artifact."""
+        ...
 
     def row_multiple(self, spec: TensorSpec) -> int:
         """Return how many rows of this tensor belong together: every block but the last has a multiple of it."""
@@ -26,7 +36,7 @@ class Sink(Protocol):
     def write(self, block: torch.Tensor) -> None:
         """Take the next rows: float32 sums where an adapter changed the tensor, else values as they are stored.
 
-        The sink rounds to its own type, once.
+        The sink rounds to its own type, once. Other sinks read the same block: it must not be changed.
         """
         ...
 
@@ -34,6 +44,6 @@ class Sink(Protocol):
         """Finish the tensor; its bytes are on their way to the disk."""
         ...
 
-    def finish(self) -> dict[str, FileDigest]:
-        """Make the files durable and return size and digest of each, by path relative to the artifact."""
+    def finish(self) -> None:
+        """Write what comes after the last tensor."""
         ...
