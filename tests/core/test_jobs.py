@@ -20,9 +20,9 @@ from builders import (
 )
 from herdsman.api.job_config import RUN_CONFIG
 from herdsman.api.v1alpha1.status import Attempt, Status
+from herdsman.core.environment import escaped
 from herdsman.core.jobs import LONGEST_GRACE, SHORTEST_GRACE, grace_seconds
 from herdsman.core.plan import plan
-from herdsman.core.pods import escaped
 from herdsman.core.site import Site
 
 BASE = finished(model_import())

@@ -122,6 +122,30 @@ def test_more_cores_than_there_are_are_no_reason_not_to_run(play):
     assert play.run(model_import(compute={"resources": {"cpu": "64"}})) == {"base": "Succeeded"}
 
 
+def gated(name="base", **source):
+    hub = {"repository": "owner/model", "revision": 40 * "a", "token": {"name": "hub", "key": "token"}, **source}
+    return model_import(name, source={"hub": hub})
+
+
+def test_a_token_is_taken_from_the_environment_and_asked_for_where_it_is_not(play, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    play.apply(gated())
+    ending = play.follow()
+    failure = status_of(ending, "base").failure
+    assert (phases(ending)["base"], failure.reason) == ("Pending", "SecretNotFound")
+    assert "in place of the Secret hub, key token, the environment has to hold HF_TOKEN" in failure.message
+    assert "credentialsSecret" in failure.hint
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    play.fresh_cluster()
+    assert phases(play.follow())["base"] == "Succeeded"
+    assert "hunter2" not in "".join(path.read_text() for path in play.home.root.rglob("*.json"))
+
+
+def test_a_run_without_its_token_holds_nobody_up(play, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert play.run(gated(), model_import("other")) == {"base": "Pending", "other": "Succeeded"}
+
+
 def test_gpus_that_are_not_there_are_refused_with_a_sentence(play):
     play.apply(model_import(), pretrain(compute={"gpusPerNode": 8}))
     ending = play.follow()

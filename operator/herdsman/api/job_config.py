@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from herdsman.api.meta import ApiModel
-from herdsman.api.v1alpha1.lora_merge import MergeOutputs, huggingface_alone
+from herdsman.api.v1alpha1.lora_merge import GgufType, MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
+from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
+from herdsman.api.v1alpha1.schema import OneOf
 from herdsman.api.v1alpha1.status import Artifact, Metric
 
 
@@ -71,11 +73,27 @@ class RunConfig(ApiModel):
     """How input artifacts are checked against their manifests before the work starts."""
 
 
+class RemoteSource(OneOf):
+    """Where files are downloaded from."""
+
+    hub: HubSource | None = None
+    s3: S3Source | None = None
+    http: HttpSource | None = None
+
+    @property
+    def field(self) -> str:
+        """The field of the spec, for messages: spec.source.hub."""
+        return f"spec.source.{self.chosen[0]}"
+
+
 class ModelImportConfig(RunConfig):
     """The work of a ModelImport."""
 
     kind: Literal["ModelImport"] = "ModelImport"
     source: Input | None = None
+    remote: RemoteSource | None = None
+    """What is downloaded and then imported."""
+    keep_downloads: bool = True
     initialise: Initialise | None = None
     tokenizer: Input | None = None
     """The tokenizer of a freshly initialised model."""
@@ -151,6 +169,13 @@ RUN_CONFIG: TypeAdapter[AnyRunConfig] = TypeAdapter(AnyRunConfig)
 """Reads a run's configuration: RUN_CONFIG.validate_json(bytes)."""
 
 
+HUB_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - where it is found, and no token
+HUB_ENDPOINT_VARIABLE = "HF_ENDPOINT"
+HUB_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+HTTP_TOKEN_VARIABLE = "HERDSMAN_HTTP_TOKEN"  # noqa: S105
+S3_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""The environment variables that hold what remote sources need; an S3 source's Secret has keys of the same names."""
+
 API_KEY_VARIABLE = "HERDSMAN_API_KEY"
 """The environment variable that holds the key clients need."""
 
@@ -162,7 +187,9 @@ class ServerConfig(ApiModel):
     owner: Owner
     model: Input
     adapters: list[Input] = Field(default_factory=list)
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "llamacpp"] = "transformers"
+    gguf_type: GgufType | None = None
+    """The GGUF file llama.cpp takes; None: the smallest."""
     template: Template | None = None
     model_name: str
     host: str = "0.0.0.0"  # noqa: S104 - a server in a pod answers its Service

@@ -6,6 +6,7 @@ afterwards only carries over `spec.suspend`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from herdsman.api.v1alpha1.compute import Compute, RunPolicy
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core import names, pods, preflight
+from herdsman.core.environment import Entry
 from herdsman.core.plan_types import Manifest
 from herdsman.core.site import Site
 from herdsman.core.world import WritePath
@@ -55,6 +57,8 @@ class AttemptOptions:
     """What the attempts before have left of activeDeadlineSeconds; None without a deadline."""
     checkpoint_bytes: int = 0
     preflight: bool = False
+    env: Sequence[Entry] = ()
+    """The environment of its containers."""
 
 
 def frame(resource: AnyResource, compute: Compute, target: WritePath, attempt: int, site: Site) -> Frame:
@@ -155,6 +159,7 @@ def _job_spec(
         writes=config.workspace.claim,
         reads=options.reads,
         grace_seconds=grace_seconds(options.checkpoint_bytes),
+        env=options.env,
     )
     pod = pods.pod_spec(container, compute, labels, site, extra={})
     pod["restartPolicy"] = "Never"

@@ -87,6 +87,7 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
         seconds_left=None if deadline is None else deadline - seconds_worked(ended),
         checkpoint_bytes=0 if checks else checkpoint_bytes,
         preflight=checks,
+        env=rules.environment(resource, site),
     )
     if checks:
         config = preflight.config_of(config, spec.compute)

@@ -11,6 +11,7 @@ from typing import Any
 from herdsman.api.meta import API_VERSION
 from herdsman.api.v1alpha1.compute import Compute
 from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.core.environment import escaped
 from herdsman.core.site import Site
 
 USER = 10001
@@ -41,7 +42,7 @@ class ContainerSpec:
     """Claims that are mounted read-only."""
     grace_seconds: int = 30
     env: Sequence[Mapping[str, Any]] = ()
-    """Environment of its own."""
+    """Its environment."""
 
 
 def owner_references(resource: AnyResource) -> list[dict[str, Any]]:
@@ -57,11 +58,6 @@ def owner_references(resource: AnyResource) -> list[dict[str, Any]]:
             "blockOwnerDeletion": True,
         }
     ]
-
-
-def escaped(argument: str) -> str:
-    """Return an argument of a command as Kubernetes reads it literally: `$` doubled, so that $(VAR) is not expanded."""
-    return argument.replace("$", "$$")
 
 
 def command(container: ContainerSpec, site: Site) -> list[str]:
@@ -92,7 +88,7 @@ def pod_spec(
                 "name": container.name,
                 "image": compute.image or container.image,
                 "command": command(container, site),
-                "env": [_hub(site), *container.env],
+                "env": list(container.env),
                 "ports": [{"name": name, "containerPort": port} for name, port in container.ports.items() if port],
                 "resources": _resources(compute),
                 "securityContext": {
@@ -119,13 +115,6 @@ def pod_spec(
     if compute.priority_class_name is not None:
         spec["priorityClassName"] = compute.priority_class_name
     return spec
-
-
-def _hub(site: Site) -> dict[str, Any]:
-    """Nothing of ours asks a hub, so none is to be waited for; a mirror that is named is for images of others."""
-    if site.hub_endpoint is None:
-        return {"name": "HF_HUB_OFFLINE", "value": "1"}
-    return {"name": "HF_ENDPOINT", "value": escaped(site.hub_endpoint)}
 
 
 def _one_a_node(labels: Mapping[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
 from herdsman.api.v1alpha1.model_server import ApiKey, ModelServer, ModelServerSpec
 from herdsman.core import names, pods
+from herdsman.core.environment import from_secret, no_hub
 from herdsman.core.jobs import config_map, queue_label
 from herdsman.core.optional_children import OPTIONAL_KINDS, optional_children
 from herdsman.core.plan_types import Manifest
@@ -79,7 +80,7 @@ def _deployment(
         ports={"http": spec.port},
         reads=reads,
         grace_seconds=config.accept_seconds + config.limits.drain_seconds + SPARE_SECONDS,
-        env=_api_key(spec.api_key),
+        env=[*no_hub(site), *_api_key(spec.api_key)],
     )
     pod = pods.pod_spec(container, spec.compute, metadata["labels"], site, extra=_probes())
     return {
@@ -112,7 +113,7 @@ def _replicas(spec: ModelServerSpec) -> dict[str, int]:
 def _api_key(key: ApiKey | None) -> list[dict[str, Any]]:
     if key is None:
         return []
-    return [{"name": API_KEY_VARIABLE, "valueFrom": {"secretKeyRef": {"name": key.secret.name, "key": key.secret.key}}}]
+    return [from_secret(API_KEY_VARIABLE, key.secret)]
 
 
 def _probes() -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Site:
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets for pulling them, beside those of the namespace's ServiceAccount; each namespace needs its own copy."""
     hub_endpoint: str | None = None
-    """The model hub that pods may ask (HF_ENDPOINT); unless set, none."""
+    """The model hub that pods may ask (HF_ENDPOINT); unless set, imports from a hub ask the public one, others none."""
     master_address: str = "{job}-0.{job}"
     """Where rank 0 of a Job of several pods answers; `{job}` is replaced."""
     master_ports: range = field(default_factory=lambda: range(29500, 29501))

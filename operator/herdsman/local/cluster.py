@@ -20,6 +20,7 @@ from herdsman.local.json_files import write_text
 from herdsman.local.machine import Machine
 from herdsman.local.processes import Processes
 from herdsman.local.scheduler import choose, shortage
+from herdsman.local.secrets_here import absent_secret
 from herdsman.local.servers import Servers
 from herdsman.local.store import Store
 from herdsman.local.volumes import Volumes
@@ -125,7 +126,8 @@ class LocalCluster:
         records = self.jobs.records()
         if self._draining:
             return
-        waiting = [record for record in records if record.owner in followed and self.jobs.waits(record)]
+        waits = [record for record in records if record.owner in followed and self.jobs.waits(record)]
+        waiting = [record for record in waits if self.hindrance(record) is None]
         running = [record for record in records if self.jobs.running(record)]
         taken = frozenset(gpu for record in running if (grant := self.jobs.granted(record)) for gpu in grant.gpus)
         by_name = {record.name: record for record in waiting}
@@ -180,9 +182,12 @@ class LocalCluster:
         unwanted = (record for record in self.servers.records() if record.owner == key and not record.replicas)
         return any(self.servers.running(record) for record in unwanted)
 
-    def hindrance(self, record: JobRecord) -> str | None:
-        """Return why a Job can never start on this machine, or None."""
-        return shortage(record.request, self.machine)
+    def hindrance(self, record: JobRecord) -> Waiting | None:
+        """Return why a Job can never start on this machine as it is, or None."""
+        if (short := shortage(record.request, self.machine)) is not None:
+            return Waiting("Unschedulable", short)
+        absent = absent_secret(record.template)
+        return Waiting("SecretNotFound", absent) if absent is not None else None
 
     def running_jobs(self) -> list[JobRecord]:
         """Return the Jobs with living processes."""
@@ -204,7 +209,7 @@ class LocalCluster:
         waiting = None
         if self.jobs.waits(record):
             if (hindrance := self.hindrance(record)) is not None:
-                waiting = Waiting("Unschedulable", hindrance)
+                waiting = hindrance
             elif record.name in self._queued:
                 count = record.request.cores
                 waiting = Waiting("Queued", f"waits for {count:g} core{'' if count == 1 else 's'}")

@@ -17,7 +17,6 @@ from herdsman.local.follow import with_inputs
 from herdsman.local.home import Home, local_site
 from herdsman.local.job_record import JobRecord
 from herdsman.local.machine import Machine
-from herdsman.local.scheduler import shortage
 from herdsman.local.store import Application
 
 
@@ -62,7 +61,7 @@ async def _preview(cluster: PreviewCluster, resource: AnyResource, applied: Appl
     planned = plan(resource, await cluster.observe(resource), site)
     refusals = [applied.refusal] if applied is not None and applied.refusal is not None else []
     action = applied.action if applied is not None else "unchanged"
-    wants = (*_missing_volumes(cluster, resource), *_missing_gpus(cluster, resource, planned))
+    wants = (*_missing_volumes(cluster, resource), *_hindrances(cluster, resource, planned))
     return make_preview(key, action, resource, planned, refusals, wants)
 
 
@@ -72,9 +71,9 @@ def _missing_volumes(cluster: PreviewCluster, resource: AnyResource) -> Iterator
             yield f"the volume {volume.claim} is not here; give it with --volume {volume.claim}=DIRECTORY"
 
 
-def _missing_gpus(cluster: PreviewCluster, resource: AnyResource, planned: Plan) -> Iterator[str]:
+def _hindrances(cluster: PreviewCluster, resource: AnyResource, planned: Plan) -> Iterator[str]:
     for child in planned.children:
         if child["kind"] == "Job":
             record = JobRecord(child["metadata"]["name"], key_of(resource), resource.metadata.uid, 0.0, child)
-            if (hindrance := shortage(record.request, cluster.machine)) is not None:
-                yield hindrance
+            if (hindrance := cluster.hindrance(record)) is not None:
+                yield hindrance.message

@@ -25,6 +25,7 @@ from herdsman.local.pod_facts import pod_facts
 from herdsman.local.pod_template import read_pod_template
 from herdsman.local.processes import PodPlace, Processes, ProcessState
 from herdsman.local.scheduler import Request, shortage
+from herdsman.local.secrets_here import absent_secret
 
 RESTARTS = 3
 """A server that ends by itself is started again this often by one `herdsman run`."""
@@ -197,10 +198,10 @@ class Servers:
 
     def _has_secrets(self, record: ServerRecord) -> bool:
         """Whether this process' environment has what is in Secrets on a cluster; without it nothing may start."""
-        absent = {name: what for name, what in read_pod_template(record.manifest).secrets.items() if not _given(name)}
-        for name, what in absent.items():
-            self._hinder(record, "SecretNotFound", f"in place of the {what}, the environment has to hold {name}")
-        return not absent
+        absent = absent_secret(read_pod_template(record.manifest))
+        if absent is not None:
+            self._hinder(record, "SecretNotFound", absent)
+        return absent is None
 
     def _hinder(self, record: ServerRecord, reason: str, message: str) -> None:
         self._hindered[record.name] = PodFacts(f"{record.name}-0", 0, "Pending", CONTAINER, None, reason, message)
@@ -235,10 +236,6 @@ def _digest(manifest: Manifest) -> str:
     config = manifest["spec"]["template"]["metadata"]["annotations"][CONFIG_DIGEST]
     parts = [config, pod.command, dict(pod.environment), dict(pod.secrets), pod.gpus]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _given(variable: str) -> bool:
-    return bool(os.environ.get(variable, "").strip())
 
 
 def _read(path: Path) -> ServerRecord | None:

@@ -1,6 +1,7 @@
 """Where files are downloaded from: a model hub, an S3 bucket, or plain HTTP."""
 
 from typing import Annotated, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -66,6 +67,11 @@ class HttpFile(ApiModel):
     """What it must be."""
     path: RelativePath | None = None
     """The name it gets; the last part of the URL's path unless set."""
+
+    @property
+    def name(self) -> str:
+        """The name it gets."""
+        return self.path or unquote(urlsplit(self.url).path).rpartition("/")[2]
 
 
 _URLS = "each url may stand in files once"

@@ -1,20 +1,22 @@
 """ModelServer: a model, or a model with adapters applied in memory."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from herdsman.api.job_config import Owner, ServerConfig
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.recipes import Template
-from herdsman.api.v1alpha1.status import Estimate
+from herdsman.api.v1alpha1.status import Estimate, Reason
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.inputs import ADAPTER, MODEL, Inputs, Need
+from herdsman.core.inputs import ADAPTER, MODEL, Found, Inputs, Need
 from herdsman.core.kinds.rules import KindRules
 from herdsman.core.known_shapes import model_shape
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 from herdsman.core.world import World
 
+Engine = Literal["transformers", "llamacpp"]
 MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
 ENDPOINT_SECONDS = 10
 """In this time the cluster's proxies and ingress controllers have taken a pod that stops off their lists."""
@@ -30,9 +32,33 @@ def needs(resource: ModelServer) -> Sequence[Need]:
     ]
 
 
-def contract(_resource: ModelServer, inputs: Inputs, world: World) -> Problem | None:
-    """Return why the adapters do not fit the model or each other, or None."""
-    return artifacts.chain(inputs.found[MODEL_FIELD], inputs.listed(ADAPTERS), world)
+def contract(resource: ModelServer, inputs: Inputs, world: World) -> Problem | None:
+    """Return why the adapters do not fit the model or each other, or the engine cannot serve them, or None."""
+    model = inputs.found[MODEL_FIELD]
+    return _servable(resource, model) or artifacts.chain(model, inputs.listed(ADAPTERS), world)
+
+
+def engine_of(resource: ModelServer, model: Found) -> Engine:
+    """Return the engine: the spec's, or the one that the model is stored for."""
+    if resource.spec.engine is not None:
+        return resource.spec.engine
+    formats = model.artifact.formats if model.artifact is not None else []
+    return "llamacpp" if "gguf" in formats and "huggingface" not in formats else "transformers"
+
+
+def _servable(resource: ModelServer, model: Found) -> Problem | None:
+    """Return why llama.cpp cannot serve this, or None; what transformers cannot read, no other kind can either."""
+    if engine_of(resource, model) != "llamacpp":
+        return None
+    if resource.spec.adapters:
+        message = f"{ADAPTERS}: the engine llamacpp serves one file, and adapters are not in it."
+        hint = "Merge them with a LoRAMerge that has outputs.gguf and name that as the model, or use transformers."
+        return Problem(Reason.INVALID_SPEC, message, hint, ADAPTERS)
+    if model.artifact is not None and "gguf" not in model.artifact.formats:
+        message = f"{model.field}: {model.label} has no GGUF file, which the engine llamacpp needs."
+        hint = "Write one with a LoRAMerge that has outputs.gguf (its adapters may be none), and name that as the model."
+        return Problem(Reason.ARTIFACT_MISMATCH, message, hint, model.field)
+    return None
 
 
 def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
@@ -42,7 +68,8 @@ def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
         owner=Owner(kind=resource.kind, name=meta.name, namespace=meta.namespace, uid=meta.uid),
         model=inputs.found[MODEL_FIELD].to_input(site),
         adapters=[found.to_input(site) for found in inputs.listed(ADAPTERS)],
-        engine=spec.engine,
+        engine=engine_of(resource, inputs.found[MODEL_FIELD]),
+        gguf_type=spec.gguf_type,
         template=spec.template or _tuned_template(inputs),
         model_name=spec.model_name or meta.name,
         host=site.server_host,

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from herdsman.api.job_config import RunConfig
 from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.core.environment import Entry, no_hub
 from herdsman.core.estimate import Sketch
 from herdsman.core.inputs import Inputs, Need
 from herdsman.core.jobs import Frame
@@ -24,6 +25,11 @@ def no_problem(_resource: AnyResource) -> Problem | None:
 def no_contract(_resource: AnyResource, _inputs: Inputs, _world: World) -> Problem | None:
     """Return None: the inputs need not fit each other."""
     return None
+
+
+def asks_no_hub(_resource: AnyResource, site: Site) -> Sequence[Entry]:
+    """Return the environment of a container that takes everything from volumes."""
+    return no_hub(site)
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,5 @@ class RunKind(KindRules[R]):
 
     config: Callable[[R, Frame, Inputs, Site], RunConfig] | None = None
     """The configuration of one attempt."""
+    environment: Callable[[R, Site], Sequence[Entry]] = asks_no_hub
+    """The environment of its containers."""
