@@ -35,6 +35,17 @@ class Piece(NamedTuple):
     type: PieceType
 
 
+class Normaliser(NamedTuple):
+    """What happens to text before it is segmented."""
+
+    has_rules: bool
+    """Whether characters are replaced, as nmt_nfkc does; the rule set "identity" has none."""
+    adds_prefix: bool
+    """Whether a space is put before the text."""
+    removes_spaces: bool
+    """Whether repeated and outer spaces are dropped."""
+
+
 class _Field(NamedTuple):
     number: int
     start: int
@@ -54,6 +65,14 @@ def model_type(model: bytes) -> int:
     assert isinstance(settings, bytes)
     kinds = [field.value for field in _fields(settings) if field.number == 3 and isinstance(field.value, int)]
     return kinds[-1] if kinds else UNIGRAM
+
+
+def normaliser(model: bytes) -> Normaliser:
+    """Return the settings of the normaliser; what the file does not say has the defaults of SentencePiece."""
+    settings = next(field.value for field in _fields_of_model(model) if field.number == NORMALIZER_SPEC)
+    assert isinstance(settings, bytes)
+    said = {field.number: field.value for field in _fields(settings)}
+    return Normaliser(bool(said.get(2)), bool(said.get(3, 1)), bool(said.get(4, 1)))
 
 
 def append_pieces(model: bytes, texts: Iterable[str]) -> bytes:
