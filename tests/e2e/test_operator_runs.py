@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 
 import pytest
 
@@ -150,7 +149,12 @@ def test_two_pods_train_together_and_one_eviction_interrupts_both(namespace, ope
     reached(namespace, operator, "pretrainjob", "pair", "Running")
     pods = namespace.all("pods", "-l", "herdsman.dev/name=pair")
     assert sorted(pod["spec"]["hostname"] for pod in pods) == ["pj-pair-1-0", "pj-pair-1-1"]
-    time.sleep(10)
+    eventually(
+        lambda: namespace.status("pretrainjob", "pair").get("checkpoint", {}).get("step", 0) > 0,
+        120,
+        "no checkpoint",
+        operator.log,
+    )
     evict(namespace, pods[1]["metadata"]["name"])
     status = reached(namespace, operator, "pretrainjob", "pair", "Succeeded", 400)
     assert [(attempt["reason"], attempt["counted"]) for attempt in status["attempts"]] == [
