@@ -3,10 +3,8 @@
 The layout is llama.cpp's: rows of query and key projections are interleaved within each head for its rotary embedding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from math import prod
-from pathlib import Path
 
 import numpy
 import torch
@@ -14,24 +12,12 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
 from herdsman.api.v1alpha1.lora_merge import GgufOutput
-from herdsman_trainer.chat_templates import chat_template
-from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.tokenizer_files import CHAT_TEMPLATE_FILE, CONFIG_FILE, read_json
-from herdsman_trainer.weights.chain import Chain
 from herdsman_trainer.weights.draft_files import DraftFile, DraftFiles
-from herdsman_trainer.weights.gguf_metadata import ROPE_FACTORS, GgufDescription, describe, rope_factors, rope_settings
-from herdsman_trainer.weights.gguf_quantisation import (
-    Importance,
-    check_library,
-    check_values,
-    quantise,
-    read_importance,
-)
+from herdsman_trainer.weights.gguf_metadata import ROPE_FACTORS, GgufDescription, describe, rope_factors
+from herdsman_trainer.weights.gguf_quantisation import Importance, check_library, check_values, quantise
 from herdsman_trainer.weights.gguf_types import FILE_TYPES, TypeChoice, gguf_name, stored_bytes
-from herdsman_trainer.weights.gguf_vocabulary import read_vocabulary
 from herdsman_trainer.weights.tensor_spec import TensorSpec
-from herdsman_trainer.weights.vocabulary import merged_config
 
 DIRECTORY = "gguf"
 """Where the files lie in an artifact."""
@@ -132,58 +118,6 @@ class GgufSink:
 
 def _pad(file: DraftFile) -> None:
     file.write(bytes(-file.position % GGUF_DEFAULT_ALIGNMENT))
-
-
-def open_gguf_sinks(
-    chain: Chain,
-    outputs: Sequence[GgufOutput],
-    open_files: Callable[[str], DraftFiles],
-    *,
-    name: str,
-    template: str | None = None,
-    importance_matrix: Path | None = None,
-) -> list[GgufSink]:
-    """Return one sink for each GGUF file of a chain, to be fed with `chain.merge.plan.specs`.
-
-    `open_files` gives the files of the sink that writes the file of this name; `name` is the model's. `template` is the
-    prompt template asked for, where it is another than the one the model was tuned with. Raises BadInput, before
-    anything is written, where the model, its tokenizer or the importance matrix does not fit.
-    """
-    model = gguf_description(chain, name, template)
-    specs = chain.merge.plan.specs
-    importance = None
-    if importance_matrix is not None:
-        widths = {gguf_name(spec.name): spec.shape[-1] for spec in specs if len(spec.shape) > 1}
-        importance = read_importance(importance_matrix, widths)
-    return [GgufSink(open_files(gguf_path(name, output)), model, output, specs, importance) for output in outputs]
-
-
-def gguf_description(chain: Chain, name: str, template: str | None = None) -> GgufDescription:
-    """Return what the GGUF files of a chain say besides weights; raises BadInput for what llama.cpp cannot express."""
-    plan = chain.merge.plan
-    config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
-    if (kind := config.get("model_type", "llama")) != "llama":
-        message = f"config.json says model_type = {kind!r}, and the GGUF output knows only llama."
-        raise BadInput(message, file=str(chain.model.path), hint="Choose the output huggingface.")
-    rope_settings(config)
-    template = template or chain.prompt_template
-    return GgufDescription(
-        name=name,
-        config=config,
-        vocabulary=read_vocabulary(chain.tokenizer_directory, plan.vocab_size),
-        parameters=sum(prod(spec.shape) for spec in plan.specs),
-        template=template,
-        chat_template=chat_template(template) if template else own_chat_template(chain.tokenizer_directory),
-    )
-
-
-def own_chat_template(directory: Path) -> str | None:
-    """Return the chat template that lies beside a tokenizer, in a file of its own or in its configuration."""
-    path = directory / CHAT_TEMPLATE_FILE
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = read_json(directory / CONFIG_FILE).get("chat_template")
-    return template if isinstance(template, str) else None
 
 
 def tensor_types(

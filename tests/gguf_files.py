@@ -1,0 +1,39 @@
+"""Writes GGUF files of a chain without the rest of a merge: what a merge does with its sinks, in its simplest form."""
+
+from pathlib import Path
+
+from herdsman.api.v1alpha1.lora_merge import GgufOutput
+from herdsman_trainer.weights.chain import Chain, open_chain
+from herdsman_trainer.weights.draft_files import DraftFiles
+from herdsman_trainer.weights.gguf_output import open_gguf_sinks
+from herdsman_trainer.weights.gguf_writing import GgufSink
+from herdsman_trainer.weights.sinks import Sink
+
+
+def write_gguf_files(target: Path, model: Path | Chain, *types: str, name: str = "tiny", **options) -> dict[str, Path]:
+    """Write one file of each type and return them by type."""
+    chain = model if isinstance(model, Chain) else open_chain(model)
+    sinks = sinks_of(target, chain, *types, name=name, **options)
+    feed(chain, sinks)
+    return {kind: target / sink.name for kind, sink in zip(types, sinks, strict=True)}
+
+
+def sinks_of(target: Path, chain: Chain, *types: str, name: str = "tiny", **options) -> list[GgufSink]:
+    outputs = [GgufOutput(type=kind) for kind in types]
+    return open_gguf_sinks(chain, outputs, lambda _: DraftFiles(target), name=name, **options)
+
+
+def feed(chain: Chain, sinks: list[Sink], rows: int | None = None) -> None:
+    """Pass every tensor of the chain to the sinks, whole or in blocks of about `rows` rows, and close their files."""
+    for spec in chain.merge.plan.specs:
+        tensor = chain.merge.tensor(spec.name)
+        for sink in sinks:
+            multiple = sink.row_multiple(spec)
+            step = max(multiple, (rows or tensor.shape[0]) // multiple * multiple)
+            sink.begin(spec)
+            for block in tensor.split(step):
+                sink.write(block)
+            sink.end()
+    for sink in sinks:
+        sink.finish()
+        sink.files.close()
