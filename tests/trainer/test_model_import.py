@@ -104,7 +104,10 @@ def test_files_with_an_expected_digest_are_checked_and_recorded(tmp_path, model)
     expected = {name: sha256(model / name) for name in ("model.safetensors", "tokenizer.model")}
     _, directory = import_model(tmp_path, model, sha256=expected)
     inputs = verify_artifact(directory).inputs
-    assert inputs == {f"spec.source.volume/{name}": digest for name, digest in expected.items()}
+    assert inputs == {
+        f"spec.source.volume/{name}": sha256(model / name)
+        for name in (*expected, "config.json", "generation_config.json")
+    }
 
 
 @pytest.mark.parametrize(
@@ -251,6 +254,10 @@ def only_pickle(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
 
+def no_weights(directory):
+    (directory / "model.safetensors").unlink()
+
+
 def cut_weights(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -275,7 +282,8 @@ def lost_tensor(directory):
 @pytest.mark.parametrize(
     ("damage", "says", "remedy"),
     [
-        (only_pickle, "it has pytorch_model.bin", "save the model as safetensors"),
+        (only_pickle, "not in the format that torch.save writes", "SHA-256"),
+        (no_weights, "neither model.safetensors nor", "Hugging Face model directory"),
         (cut_weights, "is cut", "SHA-256"),
         (larger_vocabulary, "has 400 rows and the tokenizer .* has 410 pieces", "tokenizer the model was trained with"),
         (no_tokenizer, "neither tokenizer.model nor tokenizer.json", "directory"),

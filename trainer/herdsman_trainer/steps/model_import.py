@@ -1,23 +1,52 @@
 """ModelImport: a model comes in from a volume, or is initialised; afterwards it is like every other model."""
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from herdsman.api.job_config import FileDigest, ModelImportConfig
 from herdsman.api.v1alpha1.status import Artifact
-from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.artifacts import ARTIFACT_DIRECTORY, open_input, read_manifest
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.weights.digests import digest_file
-from herdsman_trainer.weights.gguf_import import write_gguf_model
+from herdsman_trainer.tokenizers import load_tokenizer
+from herdsman_trainer.weights.import_records import ImportRecords, import_key
 from herdsman_trainer.weights.initialisation import write_initial_model
-from herdsman_trainer.weights.model_copy import copy_model
 from herdsman_trainer.weights.model_writing import Announce, WrittenModel
-from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
+from herdsman_trainer.weights.source_digests import check_expected, expected_files, take_digests, tell_published
+from herdsman_trainer.weights.source_files import open_source
 from herdsman_trainer.weights.tensor_spec import FLOAT_NAMES, dtype_name
+from herdsman_trainer.weights.vocabulary import check_tokenizer
 
-CHECKS = 0.5
-"""The share of the work that checking spec.sha256 is, where it is asked for: every byte is read twice."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of the import lie on this machine."""
+
+    path: Path
+    root: Path
+    """Nothing outside of it is followed."""
+    named: str
+    """The field of the spec, for messages."""
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)
+    """Of files, by path relative to the source, that were taken while the files came in."""
+    frozen: bool = False
+    """Whether nobody ever changes these files, so that they may be linked instead of copied."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written, and what of."""
+
+    written: WrittenModel
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the source's files, by field of the spec."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    key: str | None = None
+    """Of the record for another import of the same."""
 
 
 def run(config: ModelImportConfig, run: RunContext) -> Artifact:
@@ -26,83 +55,109 @@ def run(config: ModelImportConfig, run: RunContext) -> Artifact:
     Raises BadInput for files that are missing, damaged, in another format, or not what `sha256` says.
     """
     run.report(activity="checking the inputs", done=0.0)
-    written, inputs = _import(config, run) if config.initialise is None else (_initialise(config, run), {})
+    imported = _import(config, _source(config), run) if config.initialise is None else _initialise(config, run)
+    written = imported.written
+    run.raise_if_stopped()
     run.report(activity="publishing", done=1.0)
-    return run.publish(
+    artifact = run.publish(
         kind="model",
         source_dir=run.work_dir,
         vocab_size=written.vocab_size,
         tokenizer_digest=written.tokenizer.digest,
         dtype=dtype_name(written.dtype),
-        inputs=inputs,
+        inputs=imported.inputs,
         report=written.figures,
         known=written.digests,
     )
+    _record(config, imported)
+    return artifact
 
 
-def _initialise(config: ModelImportConfig, run: RunContext) -> WrittenModel:
+def _initialise(config: ModelImportConfig, run: RunContext) -> Imported:
     if config.initialise is None or config.tokenizer is None:
         raise BadInput("A freshly initialised model needs a tokenizer.", hint="Set spec.source.initialise.tokenizer.")
     tokenizer = open_input(config.tokenizer, config.verify_inputs)
     dtype = FLOAT_NAMES[config.dtype or "float32"]
-    return write_initial_model(config.initialise, tokenizer, run.work_dir, dtype, _announcer(run, 0.0))
+    return Imported(write_initial_model(config.initialise, tokenizer, run.work_dir, dtype, _announcer(run, 0.0)))
 
 
-def _import(config: ModelImportConfig, run: RunContext) -> tuple[WrittenModel, dict[str, str]]:
-    """Import the source; returns with it the digests of the files that were checked, by field of the spec."""
+def _source(config: ModelImportConfig) -> Source:
     if config.source is None:
         raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
-    source = open_input(config.source, config.verify_inputs)
-    checked = _check_digests(source, config.sha256, run)
-    gguf = _gguf_file(source)
-    announce = _announcer(run, CHECKS if checked else 0.0)
-    if gguf:
-        announce(f"reading {gguf.name}", 0.0)
-        written = write_gguf_model(gguf, run.work_dir, FLOAT_NAMES[config.dtype or "bfloat16"], announce)
+    path = open_input(config.source, config.verify_inputs)
+    return Source(path, Path(config.source.root), config.source.field)
+
+
+def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Imported:
+    """Check names and shapes, then digests as far as they are needed before, then write: or link, if it was written."""
+    model = open_source(source.path, source.root, FLOAT_NAMES.get(config.dtype or ""), frozen=source.frozen)
+    directory = source.path if source.path.is_dir() else source.path.parent
+    files = model.named_files(directory)
+    before = {name: path.stat() for name, path in files.items()}
+    sizes = {name: status.st_size for name, status in before.items()}
+    model.write_tokenizer(run.work_dir)
+    tokenizer = load_tokenizer(run.work_dir)
+    check_tokenizer(
+        model.vocab_size,
+        tokenizer.vocab_size,
+        model=str(model.where),
+        tokenizer=str(model.tokenizer_from or model.where),
+    )
+    records = ImportRecords(Path(config.workspace.root))
+    # Files whose digests come out of copying them.
+    later = {*model.weights} if model.copies and not records.may_know(sizes) else set()
+    ahead = {name: path for name, path in files.items() if path not in later}
+    ahead |= expected_files(directory, config.sha256)
+    share, taken = _digests({name: ahead[name] for name in ahead.keys() - source.digests.keys()}, model.bytes, run)
+    known = {**source.digests, **taken}
+    check_expected(directory, config.sha256, known)
+    digests: Mapping[str, FileDigest] | None = None
+    if files.keys() <= known.keys():
+        digests = records.link(_key(config, files, known), run.work_dir)
+    if digests is not None:
+        log.info("The same was imported on this claim before: its files are linked, and nothing is copied.")
     else:
-        dtype = FLOAT_NAMES[config.dtype] if config.dtype else None
-        written = copy_model(source, run.work_dir, dtype, checked, announce)
-    return written, {f"{config.source.field}/{name}": digest.sha256 for name, digest in checked.items()}
-
-
-def _check_digests(source: Path, expected: Mapping[str, str], run: RunContext) -> dict[str, FileDigest]:
-    """Compare the files that spec.sha256 names with what it says; returns size and digest of each."""
-    directory = source if source.is_dir() else source.parent
-    files = {name: directory / name for name in sorted(expected)}
+        written = model.write(run.work_dir, tokenizer, _announcer(run, share))
+        digests = written
+        copied = {name: written[name] for name, path in files.items() if path in later}
+        check_expected(directory, {name: known[name].sha256 for name in copied.keys() & known.keys()}, copied)
+        known |= copied
     for name, path in files.items():
-        if not path.is_file() or not path.resolve().is_relative_to(directory.resolve()):
-            hint = "Correct the name in spec.sha256, or put the file on the volume."
-            raise BadInput(f"spec.sha256 names {name}, which is not there.", file=str(path), hint=hint)
-    total = max(1, sum(path.stat().st_size for path in files.values()))
-    read = 0
-    found: dict[str, FileDigest] = {}
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (before[name].st_size, before[name].st_mtime_ns):
+            message = "The file changed while it was imported."
+            raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint="Import it again.")
+    figures = {**model.figures, "files_with_expected_sha256": len(config.sha256)}
+    figures |= tell_published(model, files, known)
+    result = WrittenModel(model.vocab_size, load_tokenizer(run.work_dir), model.dtype, figures, digests)
+    inputs = {f"{source.named}/{name}": known[name].sha256 for name in sorted(files.keys() | config.sha256.keys())}
+    return Imported(result, inputs, sizes, _key(config, files, known))
 
-    def on_bytes(count: int) -> None:
+
+def _digests(files: Mapping[str, Path], to_write: int, run: RunContext) -> tuple[float, dict[str, FileDigest]]:
+    """Take digests, reporting by bytes; returns with them the share of the whole work that this was."""
+    size = sum(path.stat().st_size for path in files.values())
+    read = 0
+
+    def on_bytes(name: str, count: int) -> None:
         nonlocal read
         read += count
         run.raise_if_stopped()
-        run.report(activity=f"checking {name}", done=CHECKS * read / total)
+        run.report(activity=f"checking {name}", done=read / max(1, size + to_write))
 
-    for name, path in files.items():
-        found[name] = digest_file(path, on_bytes)
-        if found[name].sha256 != expected[name]:
-            message = f"SHA-256 is {found[name].sha256} and spec.sha256 expects {expected[name]}."
-            hint = "The file was cut or changed on its way, or is another version: fetch it again."
-            raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint=hint)
-    return found
+    return size / max(1, size + to_write), take_digests(files, on_bytes)
 
 
-def _gguf_file(source: Path) -> Path | None:
-    """Return the GGUF file of a source without safetensors; raises BadInput where there are several."""
-    if source.is_file():
-        return source
-    if (source / SINGLE_FILE).is_file() or (source / INDEX_FILE).is_file():
-        return None
-    files = sorted(source.glob("*.gguf"))
-    if len(files) > 1:
-        message = f"The directory has {len(files)} GGUF files: {', '.join(path.name for path in files[:4])}."
-        raise BadInput(message, file=str(source), hint="Name one of them in the path of the source.")
-    return files[0] if files else None
+def _key(config: ModelImportConfig, files: Mapping[str, Path], known: Mapping[str, FileDigest]) -> str:
+    return import_key({name: known[name] for name in files}, dtype=config.dtype)
+
+
+def _record(config: ModelImportConfig, imported: Imported) -> None:
+    """Keep links to what was published, so that the next import of the same source copies nothing."""
+    artifact = Path(config.workspace.path) / ARTIFACT_DIRECTORY
+    manifest = read_manifest(artifact)
+    if imported.key and manifest and config.keep_downloads:
+        ImportRecords(Path(config.workspace.root)).keep(imported.key, imported.sizes, artifact, manifest.files)
 
 
 def _announcer(run: RunContext, begins: float) -> Announce:

@@ -165,10 +165,9 @@ def _nothing_to_read(directory: Path) -> str:
 
 
 def _remedy_for(directory: Path) -> str:
-    if directory.is_dir() and any(directory.glob("pytorch_model*.bin")):
-        return (
-            "Pickle files are not read: save the model as safetensors (save_pretrained does) and name that directory."
-        )
+    pickled = ("pytorch_model*.bin", "consolidated.*.pth")
+    if directory.is_dir() and any(path for pattern in pickled for path in directory.glob(pattern)):
+        return "Bring the model in with a ModelImport, which makes safetensors of such files."
     if directory.is_dir() and any(directory.glob("*.gguf")):
         return "Bring GGUF files in with a ModelImport."
     return "Name a Hugging Face model directory with safetensors weights."
