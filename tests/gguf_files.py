@@ -1,8 +1,14 @@
 """Writes GGUF files of a chain without the rest of a merge: what a merge does with its sinks, in its simplest form."""
 
 from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from herdsman.api.v1alpha1.lora_merge import GgufOutput
+from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from herdsman_trainer.weights.chain import Chain, open_chain
 from herdsman_trainer.weights.draft_files import DraftFiles
 from herdsman_trainer.weights.gguf_output import open_gguf_sinks
@@ -21,6 +27,40 @@ def write_gguf_files(target: Path, model: Path | Chain, *types: str, name: str =
 def sinks_of(target: Path, chain: Chain, *types: str, name: str = "tiny", **options) -> list[GgufSink]:
     outputs = [GgufOutput(type=kind) for kind in types]
     return open_gguf_sinks(chain, outputs, lambda _: DraftFiles(target), name=name, **options)
+
+
+def wide_llama(directory: Path, tokenizer: Path, **fields) -> Path:
+    """Write a random Llama of one layer whose sizes suit blocks of 256 values, with any field of its configuration."""
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.1,
+        **fields,
+    }
+    text_tokenizer = load_tokenizer(tokenizer)
+    config = LlamaConfig(
+        vocab_size=text_tokenizer.vocab_size,
+        bos_token_id=text_tokenizer.bos_id,
+        eos_token_id=text_tokenizer.eos_id,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
+    return directory
+
+
+def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
 
 
 def feed(chain: Chain, sinks: list[Sink], rows: int | None = None) -> None:

@@ -18,6 +18,7 @@ class LlamaCpp:
         settings.n_ctx = context
         settings.n_parallel = settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
         settings.n_threads_http = 2
+        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # as transformers has them
         settings.warmup = False
         settings.port = 0
         settings.verbosity = -1
