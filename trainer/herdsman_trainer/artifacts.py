@@ -50,6 +50,29 @@ def draft_artifact(config: RunConfig) -> Path:
     return draft
 
 
+def take_up_draft(config: RunConfig) -> Path:
+    """Return the draft of the newest earlier attempt under the name of this one's, or a new directory.
+
+    An attempt that was given up and still writes goes on in the same files. So whoever takes a draft up either writes
+    the same bytes in the same places, or replaces the files.
+    """
+    workspace = Path(config.workspace.path)
+    draft = workspace / f"{ARTIFACT_DIRECTORY}.tmp-{config.attempt}"
+    found = (path for path in workspace.glob(f"{ARTIFACT_DIRECTORY}.tmp-*") if _attempt_of(path) <= config.attempt)
+    *older, newest = sorted(found, key=_attempt_of) or [draft]
+    for left in older:
+        shutil.rmtree(left)
+    if newest != draft:
+        newest.rename(draft)
+    draft.mkdir(parents=True, exist_ok=True)
+    return draft
+
+
+def _attempt_of(draft: Path) -> int:
+    number = draft.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
 def publish_artifact(
     config: RunConfig,
     draft: Path,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from herdsman.api.job_config import FileDigest, RunConfig
 from herdsman.api.v1alpha1.status import Artifact, CheckpointStatus
-from herdsman_trainer.artifacts import draft_artifact, publish_artifact, published_artifact
+from herdsman_trainer.artifacts import draft_artifact, publish_artifact, published_artifact, take_up_draft
 from herdsman_trainer.endpoints import Endpoints
 from herdsman_trainer.errors import Interrupted
 from herdsman_trainer.heartbeat import HEART
@@ -71,6 +71,11 @@ class RunContext:
         """An empty directory to build the artifact in, on the same file system as its place; made on first use."""
         if self._work_dir is None:
             self._work_dir = draft_artifact(self.config)
+        return self._work_dir
+
+    def take_up_work_dir(self) -> Path:
+        """Return `work_dir` with what an earlier attempt of this resource has left in it, instead of an empty one."""
+        self._work_dir = take_up_draft(self.config)
         return self._work_dir
 
     def report(
@@ -151,6 +156,7 @@ class RunContext:
         parents: Sequence[str] = (),
         dtype: str | None = None,
         prompt_template: str | None = None,
+        formats: Sequence[Literal["huggingface", "pth", "gguf"]] = (),
         inputs: Mapping[str, str] | None = None,
         report: Mapping[str, float | str] | None = None,
         known: Mapping[str, FileDigest] | None = None,
@@ -172,6 +178,7 @@ class RunContext:
             parents=list(parents),
             dtype=dtype,
             prompt_template=prompt_template,
+            formats=list(formats),
         )
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Merges adapters into a model: planned from names and shapes alone, then computed a block of rows at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -64,6 +64,10 @@ class MergePlan:
     def specs(self) -> list[TensorSpec]:
         """Names, types and shapes of the result."""
         return [tensor.spec for tensor in self.tensors.values()]
+
+    def in_order(self, names: Iterable[str]) -> "MergePlan":
+        """Return the same plan with its tensors in another order."""
+        return replace(self, tensors={name: self.tensors[name] for name in names})
 
 
 def plan_merge(
@@ -144,6 +148,16 @@ def _check_vocabulary(tensors: Mapping[str, MergedTensor], where: str) -> None:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a merged tensor."""
+
+    values: torch.Tensor
+    """float32 sums where an adapter changes the tensor by a product, else values as they are stored."""
+    before: torch.Tensor | None
+    """The base's rows in their place; None where no adapter changes the tensor, or where it changes its shape."""
+
+
+@dataclass(frozen=True)
 class Merge:
     """A plan with the files its values come from."""
 
@@ -151,27 +165,35 @@ class Merge:
     base: TensorFiles
     adapters: Sequence[Adapter]
 
-    def blocks(self, spec: TensorSpec) -> Iterator[torch.Tensor]:
-        """Yield the merged values of a tensor as blocks of rows, in the type of the plan.
+    def rows(self, name: str, multiple: int = 1) -> Iterator[Rows]:
+        """Yield the merged values of a tensor as blocks of rows; each but the last has a multiple of `multiple` rows.
 
-        All sums are made in float32 and cast once at the end: W + scale · B·A (Hu et al. 2021, section 4.1).
+        All sums are made in float32: W + scale · B·A (Hu et al. 2021, section 4.1).
         """
-        tensor = self.plan.tensors[spec.name]
+        tensor = self.plan.tensors[name]
         first = tensor.changes[0] if tensor.changes else None
-        if isinstance(first, Replacement):
-            source = self.adapters[first.adapter].read(first.key)
-        else:
-            source = self.base.tensor(tensor.start)
+        before = self.base.tensor(tensor.start)
+        source = self.adapters[first.adapter].read(first.key) if isinstance(first, Replacement) else before
+        comparable = bool(tensor.changes) and before.dim() and before.shape == source.shape
         updates = [self._factors(change) for change in tensor.changes if isinstance(change, LowRankUpdate)]
         rows = source.shape[0] if source.dim() else 1
-        step = max(1, BLOCK_VALUES * max(rows, 1) // max(prod(source.shape), 1))
+        step = max(1, BLOCK_VALUES * max(rows, 1) // max(prod(source.shape), 1) // multiple) * multiple
         for start in range(0, rows, step):
             block = source[start : start + step] if source.dim() else source
             if updates:
                 block = block.to(torch.float32)
             for left, right, scale in updates:
                 block = (left[start : start + step] @ right).mul_(scale).add_(block)
-            yield block.to(spec.dtype)
+            yield Rows(block, before[start : start + step] if comparable else None)
+
+    def blocks(self, spec: TensorSpec) -> Iterator[torch.Tensor]:
+        """Yield the merged values of a tensor as blocks of rows in the type of the plan: rounded once, at the end."""
+        for rows in self.rows(spec.name):
+            yield rows.values.to(spec.dtype)
+
+    def start_of(self, name: str) -> TensorSpec:
+        """Return the base's tensor that a tensor of the result starts from."""
+        return self.base.specs[self.plan.tensors[name].start]
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return one merged tensor whole, in memory of its own."""

@@ -1,4 +1,4 @@
-"""Writes a chain as a Hugging Face model directory: weights, config, generation config, tokenizer, chat template."""
+"""Writes what a model directory has besides weights: config, generation config, tokenizer, chat template."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ from herdsman_trainer.weights.chain import CONFIG_FILE, GENERATION_FILE, Chain
 from herdsman_trainer.weights.reading import read_json_object
 from herdsman_trainer.weights.tensor_spec import TensorSpec
 from herdsman_trainer.weights.vocabulary import merged_config
-from herdsman_trainer.weights.writing import MAX_SHARD_BYTES, write_file, write_model_weights
+from herdsman_trainer.weights.writing import write_file
 
 Figures = Mapping[str, float | str]
 """Named figures for an artifact's report."""
@@ -40,29 +40,21 @@ class WrittenModel:
     """Of files whose digest was taken while they were written."""
 
 
-def write_chain(
-    chain: Chain,
-    target: Path,
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    announce: Announce = lambda _what, _done: None,
-) -> dict[str, FileDigest]:
-    """Merge the chain into an empty directory and return the digests of the weight files.
-
-    Raises BadInput before anything is written where the result would not load strictly in transformers, and Temporary
-    (DiskFull) where there is no room for it.
-    """
+def result_config(chain: Chain) -> dict[str, Any]:
+    """Return config.json of a merged chain; raises BadInput where its tensors would not load strictly with it."""
     plan = chain.merge.plan
     config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
     check_tensors(plan.specs, config, str(chain.model.path))
-    blocks = announced(chain.merge.blocks, plan.specs, announce)
-    written = write_model_weights(target, plan.specs, blocks, max_shard_bytes=max_shard_bytes)
-    write_json(target / CONFIG_FILE, config)
+    return config
+
+
+def write_description(chain: Chain, target: Path) -> None:
+    """Write what a model directory has besides weights: config.json, generation config, tokenizer, chat template."""
+    write_json(target / CONFIG_FILE, result_config(chain))
     write_json(target / GENERATION_FILE, _generation_config(chain))
     copy_tokenizer(chain.tokenizer_directory, target)
     if chain.prompt_template and chain.tuned_here:
         (target / CHAT_TEMPLATE_FILE).write_text(chat_template(chain.prompt_template), encoding="utf-8")
-    return written
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -25,6 +25,11 @@ class Sink(Protocol):
         """The files of this form; their names are relative to the artifact."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes this form takes."""
+        ...
+
     def row_multiple(self, spec: TensorSpec) -> int:
         """Return how many rows of this tensor belong together: every block but the last has a multiple of it."""
         ...

@@ -34,7 +34,29 @@ def write_safetensors(
     Wide types come first, so that every tensor starts aligned to its type; within a type the given order stays.
     Raises ValueError where the blocks of a tensor do not add up to its declared size.
     """
-    ordered = sorted(specs, key=lambda spec: -spec.dtype.itemsize)
+    ordered = file_order(specs)
+    head = safetensors_head(ordered, metadata)
+    size = len(head) + sum(spec.nbytes for spec in specs)
+    digest = hashlib.sha256()
+    path.unlink(missing_ok=True)  # whoever has the old file mapped keeps it; truncating it would kill that process
+    with path.open("wb") as stream:
+        for chunk in _file_chunks(head, ordered, blocks):
+            digest.update(chunk)
+            stream.write(chunk)
+            HEART.beat()
+        stream.flush()
+        with HEART.handling(size):
+            os.fsync(stream.fileno())
+    return FileDigest(bytes=size, sha256=digest.hexdigest())
+
+
+def file_order(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Return tensors in the order of a file: wide types first, so that each starts aligned to its type."""
+    return sorted(specs, key=lambda spec: -spec.dtype.itemsize)
+
+
+def safetensors_head(ordered: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return what stands before the values in a file that holds these tensors in this order."""
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for spec in ordered:
@@ -46,21 +68,10 @@ def write_safetensors(
         offset += spec.nbytes
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    digest = hashlib.sha256()
-    path.unlink(missing_ok=True)  # whoever has the old file mapped keeps it; truncating it would kill that process
-    with path.open("wb") as stream:
-        for chunk in _file_chunks(head, ordered, blocks):
-            digest.update(chunk)
-            stream.write(chunk)
-            HEART.beat()
-        stream.flush()
-        with HEART.handling(offset):
-            os.fsync(stream.fileno())
-    return FileDigest(bytes=8 + len(head) + offset, sha256=digest.hexdigest())
+    return len(head).to_bytes(8, "little") + head
 
 
 def _file_chunks(head: bytes, specs: Sequence[TensorSpec], blocks: Blocks) -> Iterator[bytes | memoryview]:
-    yield len(head).to_bytes(8, "little")
     yield head
     for spec in specs:
         written = 0
@@ -87,6 +98,13 @@ def plan_shards(specs: Sequence[TensorSpec], max_shard_bytes: int = MAX_SHARD_BY
     return shards
 
 
+def shard_names(count: int) -> list[str]:
+    """Return the names of a model's files: one alone, or several that an index belongs to."""
+    if count == 1:
+        return [SINGLE_FILE]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
 def write_model_weights(
     directory: Path,
     specs: Sequence[TensorSpec],
@@ -103,10 +121,7 @@ def write_model_weights(
     """
     require_space(directory, sum(spec.nbytes for spec in specs), "the model's weights")
     shards = plan_shards(specs, max_shard_bytes)
-    if len(shards) == 1:
-        names = [SINGLE_FILE]
-    else:
-        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    names = shard_names(len(shards))
     written: dict[str, FileDigest] = {}
     recorded = RecordedBlocks()
     for name, shard in zip(names, shards, strict=True):
