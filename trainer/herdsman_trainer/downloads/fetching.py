@@ -1,0 +1,195 @@
+"""fetch: what a spec names elsewhere becomes a directory of checked files beside the run's work."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from herdsman.api.job_config import (
+    HTTP_TOKEN_VARIABLE,
+    HUB_TOKEN_VARIABLE,
+    S3_KEY_VARIABLES,
+    FileDigest,
+    ModelImportConfig,
+)
+from herdsman_trainer.downloads.blob_store import BlobStore
+from herdsman_trainer.downloads.bucket import SESSION_VARIABLE, Bucket
+from herdsman_trainer.downloads.hub import Hub
+from herdsman_trainer.downloads.patience import Patience
+from herdsman_trainer.downloads.progress import DOWNLOADING, DownloadProgress
+from herdsman_trainer.downloads.remote_files import RemoteFile, check_names
+from herdsman_trainer.downloads.transfer import held_digest, transfer
+from herdsman_trainer.downloads.web import Web
+from herdsman_trainer.errors import BadInput
+from herdsman_trainer.free_space import require_space
+from herdsman_trainer.run_context import RunContext
+
+DIRECTORY = ".downloaded"
+"""In the workspace: links to the files of this import, until it is published."""
+MARGIN = 1.01
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """The files of a remote source, checked and immutable."""
+
+    directory: Path
+    """The deepest directory that has them all."""
+    digests: Mapping[str, FileDigest]
+    """Size and SHA-256 of each, by its path in `directory`."""
+    expected: Mapping[str, str]
+    """spec.sha256 by path in `directory`; all of it was checked."""
+    inputs: Mapping[str, str]
+    """What is put on record about them, by field of the spec."""
+    share: float
+    """The share of the import's work that getting them was."""
+    figures: Mapping[str, float]
+    """Bytes that were downloaded, and bytes that were there already."""
+    release: Callable[[], None]
+    """To be called once the model is published: removes the links, and without spec.keepDownloads the files that no
+    other import uses."""
+
+
+class Source(Protocol):
+    """A hub, a bucket, or the web."""
+
+    def files(self) -> Sequence[RemoteFile]:
+        """Return what is to be downloaded."""
+
+    def sized(self, file: RemoteFile) -> int | None:
+        """Return the size of a file, as far as anybody says it."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+def fetch(
+    config: ModelImportConfig,
+    run: RunContext,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    patience: Patience | None = None,
+) -> Downloaded:
+    """Download what config.remote names into the store of the workspace's claim, and link it into the workspace.
+
+    What the store holds is not downloaded again. Raises BadInput for what no retry mends: a file that is not there, not
+    given, or not what it must be; Temporary where a server is away for long or the volume is full; Interrupted on
+    request. What has come by then is kept, and the next attempt goes on with it.
+    """
+    run.report(activity="looking for the files", done=0.0)
+    patience = patience or Patience(run)
+    store = BlobStore(Path(config.workspace.root))
+    source = _source(config, environment, store, patience)
+    try:
+        files = _expected(source.files(), config)
+        held = {file.name: held_digest(file, store, read=config.verify_inputs == "Digests") for file in files}
+        missing = [file for file in files if held[file.name] is None]
+        sizes = {file.name: source.sized(file) for file in missing}
+        require_space(store.root, _still_to_come(missing, sizes, store), "the download", margin=MARGIN)
+        progress = DownloadProgress(run, sizes)
+        digests = {name: digest for name, digest in held.items() if digest is not None}
+        for file in missing:
+            digests[file.name] = transfer(
+                file, store, patience, progress.of(file.name), partial(progress.waits, file.name)
+            )
+            progress.finished(file.name, store.blob(digests[file.name]).stat().st_size)
+    finally:
+        source.close()
+    uid = config.owner.uid
+    store.use(uid, set(digests.values()))
+    top = run.workspace / DIRECTORY
+    _link(digests, store, top)
+    reused = sum(store.blob(digest).stat().st_size for name, digest in digests.items() if held[name] is not None)
+
+    def release() -> None:
+        shutil.rmtree(top, ignore_errors=True)
+        if not config.keep_downloads:
+            store.release(uid)
+
+    directory = _common_directory(list(digests))
+    inside = {name: str(PurePosixPath(name).relative_to(directory)) for name in digests}
+    sizes_there = {name: (top / name).stat().st_size for name in digests}
+    return Downloaded(
+        directory=top / directory,
+        digests={inside[name]: FileDigest(bytes=sizes_there[name], sha256=digests[name]) for name in digests},
+        expected={inside[name]: digest for name, digest in config.sha256.items()},
+        inputs=_inputs(config, files, digests),
+        share=DOWNLOADING if missing else 0.0,
+        figures={"downloaded_bytes": progress.received, "reused_bytes": reused},
+        release=release,
+    )
+
+
+def _source(config: ModelImportConfig, environment: Mapping[str, str], store: BlobStore, patience: Patience) -> Source:
+    remote = config.remote
+    if remote is not None and remote.hub is not None:
+        token = _given(HUB_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.hub.token else None
+        return Hub(remote.hub, token, environment, store, patience)
+    if remote is not None and remote.http is not None:
+        token = _given(HTTP_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.http.token else None
+        return Web(remote.http, token)
+    if remote is not None and remote.s3 is not None:
+        credentials: dict[str, str] = {}
+        if remote.s3.credentials_secret is not None:
+            field = f"{remote.field}.credentialsSecret"
+            credentials = {name: _given(name, field, environment) for name in S3_KEY_VARIABLES}
+            credentials[SESSION_VARIABLE] = environment.get(SESSION_VARIABLE, "")
+        return Bucket(remote.s3, credentials, patience)
+    raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
+
+
+def _given(variable: str, field: str, environment: Mapping[str, str]) -> str:
+    value = environment.get(variable, "").strip()
+    if not value:
+        hint = f"Put it into the Secret that {field} names; with herdsman run, export {variable}."
+        raise BadInput(f"{field} is set and the environment has no {variable}.", hint=hint)
+    return value
+
+
+def _expected(files: Sequence[RemoteFile], config: ModelImportConfig) -> list[RemoteFile]:
+    """Return the files with the digests that spec.sha256 adds; raises BadInput for a contradiction before any byte."""
+    field = config.remote.field if config.remote is not None else ""
+    check_names(files, field)
+    names = {file.name for file in files}
+    for name in config.sha256:
+        if name not in names:
+            hint = f"Correct the name in spec.sha256, or choose the file in {field}."
+            raise BadInput(f"spec.sha256 names {name}, which is not among the files of {field}.", hint=hint)
+    found = []
+    for file in files:
+        expected = config.sha256.get(file.name)
+        if expected is not None and file.sha256 not in (None, expected):
+            message = f"spec.sha256 expects {expected} of {file.name}, and {field} says that it is {file.sha256}."
+            hint = "It is another version: correct the digest, or name the source that has the file you mean."
+            raise BadInput(message, reason="ChecksumMismatch", file=file.location, hint=hint)
+        found.append(file if expected is None else replace(file, sha256=expected))
+    return found
+
+
+def _still_to_come(files: Sequence[RemoteFile], sizes: Mapping[str, int | None], store: BlobStore) -> int:
+    return sum(max(0, (sizes[file.name] or 0) - store.partial_bytes(file.key)) for file in files)
+
+
+def _link(digests: Mapping[str, str], store: BlobStore, top: Path) -> None:
+    shutil.rmtree(top, ignore_errors=True)
+    top.mkdir()
+    for name, digest in digests.items():
+        store.place(digest, top / name)
+
+
+def _common_directory(names: Sequence[str]) -> str:
+    """Return the deepest directory that all of these lie in: files that were chosen from original/ make a model."""
+    return os.path.commonpath([PurePosixPath(name).parent for name in names]) or "."
+
+
+def _inputs(config: ModelImportConfig, files: Sequence[RemoteFile], digests: Mapping[str, str]) -> dict[str, str]:
+    remote = config.remote
+    assert remote is not None
+    found = {f"{remote.field}.revision": remote.hub.revision} if remote.hub is not None else {}
+    for file in files:
+        found[f"{remote.field}/{file.name}"] = digests[file.name]
+        found |= {f"{remote.field}/{file.name} {what}": value for what, value in file.origin.items()}
+    return found
