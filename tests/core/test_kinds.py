@@ -80,6 +80,14 @@ def test_a_merge_keeps_the_order_of_its_adapters():
     assert read.outputs.huggingface.max_shard_mebibytes == 2
 
 
+def test_a_merge_reads_its_importance_matrix():
+    matrix = {"volume": {"claim": "weights", "path": "zh/imatrix.gguf"}}
+    read = config(lora_merge(adapters=[], outputs={"gguf": [{"type": "Q4_K"}], "importanceMatrix": matrix}))
+    assert read.importance_matrix.path == "/volumes/weights/zh/imatrix.gguf"
+    assert read.importance_matrix.field == "spec.outputs.importanceMatrix.volume"
+    assert config(lora_merge(adapters=[])).importance_matrix is None
+
+
 def test_a_whole_volume_is_its_mount_point():
     assert config(sft_job()).dataset.path == "/volumes/instructions"
 

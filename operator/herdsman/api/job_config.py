@@ -157,6 +157,7 @@ class LoRAMergeConfig(RunConfig):
     model: Input
     adapters: list[Input]
     outputs: MergeOutputs = Field(default_factory=huggingface_alone)
+    importance_matrix: Input | None = None
     dtype: str | None = None
     template: Template | None = None
 

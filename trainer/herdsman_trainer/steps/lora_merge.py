@@ -20,6 +20,7 @@ from herdsman_trainer.weights.merge_check import check_changes, check_loads, ten
 from herdsman_trainer.weights.merge_forms import HUGGINGFACE, in_file_order, open_sinks, write_beside
 from herdsman_trainer.weights.merge_journal import Journal
 from herdsman_trainer.weights.merge_pass import Merged, MergePass, take_up
+from herdsman_trainer.weights.merge_probe import probe
 from herdsman_trainer.weights.model_writing import result_config, write_description
 from herdsman_trainer.weights.tensor_digests import DIGESTS_FILE
 from herdsman_trainer.weights.tensor_spec import FLOAT_NAMES, dtype_name
@@ -54,10 +55,15 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
     result_config(chain)
     chain, shards = in_file_order(chain, config.outputs)
 
-    draft, journal = run.take_up_work_dir(), Journal(run.workspace / JOURNAL, _fingerprint(config, directories))
+    matrix = open_input(config.importance_matrix) if config.importance_matrix is not None else None
+    read = [*directories, *([matrix] if matrix is not None else [])]
+
+    draft, journal = run.take_up_work_dir(), Journal(run.workspace / JOURNAL, _fingerprint(config, read))
     progress, open_files = take_up(draft, journal, announce)
     name, template = config.owner.name, config.template
-    sinks = open_sinks(chain, shards, config.outputs, open_files, name=name, template=template)
+    sinks = open_sinks(
+        chain, shards, config.outputs, open_files, name=name, template=template, importance_matrix=matrix
+    )
     written = sum(mark.bytes for marks in progress.marks.values() for mark in marks.values())
     require_space(draft, max(0, sum(sink.nbytes for sink in sinks.values()) - written), "the merged model")
     with closing(MergePass(chain.merge, sinks, journal, progress, announce)) as merge_pass:
@@ -70,8 +76,11 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
     write_description(chain, draft)
     write_beside(chain, config.outputs, draft, name=name, template=template)
     digests = write_tensor_digests(draft, tensor_digests(chain, merged.tensors))
+    figures = {**_figures(chain, merged), "tensors_unmoved": len(still)}
     if HUGGINGFACE in sinks:
         check_loads(draft, chain)
+        if (difference := probe(chain, draft)) is not None:
+            figures["logits_against_peft"] = difference
 
     run.report(activity="publishing", done=1.0)
     known = zip(sources, chain.digests, strict=True)
@@ -84,20 +93,20 @@ def run(config: LoRAMergeConfig, run: RunContext) -> Artifact:
         prompt_template=chain.prompt_template,
         formats=config.outputs.formats,
         inputs={source.field: digest for source, digest in known if digest},
-        report={**_figures(chain, merged), "tensors_unmoved": len(still)},
+        report=figures,
         known={**merged.files, DIGESTS_FILE: digests},
     )
     journal.remove()
     return artifact
 
 
-def _fingerprint(config: LoRAMergeConfig, directories: list[Path]) -> str:
+def _fingerprint(config: LoRAMergeConfig, inputs: list[Path]) -> str:
     """Return a digest of all that the bytes of the result follow from."""
     asked = config.model_dump(mode="json", include={"outputs", "dtype", "template"})
     files = [
         [str(path), path.stat().st_size, path.stat().st_mtime_ns]
-        for directory in directories
-        for path in sorted(directory.rglob("*"))
+        for each in inputs
+        for path in (each, *sorted(each.rglob("*")))
         if path.is_file()
     ]
     return sha256(

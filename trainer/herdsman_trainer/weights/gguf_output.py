@@ -1,5 +1,6 @@
 """The GGUF part of a merge's outputs: a sink for each file, and what lies beside the files."""
 
+import logging
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -20,6 +21,8 @@ from herdsman_trainer.weights.ollama import modelfile
 from herdsman_trainer.weights.vocabulary import merged_config
 from herdsman_trainer.weights.writing import write_file
 
+log = logging.getLogger(__name__)
+
 
 def open_gguf_sinks(
     chain: Chain,
@@ -37,6 +40,8 @@ def open_gguf_sinks(
     anything is written, where the model, its tokenizer or the importance matrix does not fit.
     """
     model = gguf_description(chain, name, template)
+    for note in model.vocabulary.notes:
+        log.warning("%s", note)
     specs = chain.merge.plan.specs
     importance = None
     if importance_matrix is not None:

@@ -44,10 +44,11 @@ def open_sinks(
     *,
     name: str,
     template: str | None = None,
+    importance_matrix: Path | None = None,
 ) -> Mapping[str, Sink]:
     """Return the sinks of the outputs by their labels; `name` is the model's, for the names of files.
 
-    Raises BadInput where a form cannot hold the model.
+    Raises BadInput where a form cannot hold the model, or the importance matrix of GGUF files is not the model's.
     """
     specs = chain.merge.plan.specs
     sinks: dict[str, Sink] = {}
@@ -57,7 +58,9 @@ def open_sinks(
         sinks[PTH] = PthSink(open_files(PTH), specs, result_config(chain), outputs.pth.shards)
     if outputs.gguf:
         labels = [gguf_path(name, output) for output in outputs.gguf]
-        gguf = open_gguf_sinks(chain, outputs.gguf, open_files, name=name, template=template)
+        gguf = open_gguf_sinks(
+            chain, outputs.gguf, open_files, name=name, template=template, importance_matrix=importance_matrix
+        )
         sinks |= dict(zip(labels, gguf, strict=True))
     if outputs.ollama is not None:
         gguf_modelfile(gguf_description(chain, name, template), outputs, outputs.ollama)

@@ -8,7 +8,7 @@ from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
 from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.schema import cel
-from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef
+from herdsman.api.v1alpha1.sources import AdapterRef, ImportanceMatrixRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
 
 GgufType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
@@ -44,11 +44,19 @@ class GgufOutput(ApiModel):
     """One file of llama.cpp, `gguf/NAME-TYPE.gguf`."""
 
     type: GgufType = "Q8_0"
-    """How the matrices are stored; norms stay in float32."""
+    """How the matrices are stored, as llama.cpp's own quantiser does it. Norms stay in float32. The quantised types but
+    Q8_0 store the head (or an embedding that is the head) as Q6_K. Q4_K and Q5_K are llama.cpp's mixtures Q4_K_M and
+    Q5_K_M, which store the values and the down projections of some layers as Q6_K. Where rows are no multiple of 256
+    values, Q5_0, Q5_1 and Q8_0 take the places of Q4_K, Q5_K and Q6_K."""
+
+
+_QUOTES = "system cannot hold three double quotes, with which a Modelfile ends it"
 
 
 class OllamaOutput(ApiModel):
     """A Modelfile for Ollama beside the GGUF files: template, stops, system prompt and temperature."""
+
+    model_config = ConfigDict(json_schema_extra=cel(('!has(self.system) || !self.system.contains(\'"""\')', _QUOTES)))
 
     type: GgufType | None = None
     """Which of the GGUF files it names; the first unless set."""
@@ -57,9 +65,16 @@ class OllamaOutput(ApiModel):
     temperature_percent: int = Field(default=20, ge=0, le=200)
     """The sampling temperature in hundredths: 20 is the recipe's 0.2."""
 
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.system is not None and '"""' in self.system:
+            raise ValueError(_QUOTES)
+        return self
+
 
 _SOME = "name at least one of huggingface, pth and gguf"
 _TYPES = "each type may stand in gguf once"
+_MATRIX = "importanceMatrix is for the files of gguf: list some"
 _OLLAMA = "ollama names a file of gguf: list its type there"
 
 
@@ -70,6 +85,7 @@ class MergeOutputs(ApiModel):
         json_schema_extra=cel(
             ("has(self.huggingface) || has(self.pth) || (has(self.gguf) && size(self.gguf) > 0)", _SOME),
             ("!has(self.gguf) || self.gguf.all(a, self.gguf.exists_one(b, b.type == a.type))", _TYPES),
+            ("!has(self.importanceMatrix) || (has(self.gguf) && size(self.gguf) > 0)", _MATRIX),
             (
                 "!has(self.ollama) || (has(self.gguf) && size(self.gguf) > 0"
                 " && (!has(self.ollama.type) || self.gguf.exists(g, g.type == self.ollama.type)))",
@@ -84,6 +100,8 @@ class MergeOutputs(ApiModel):
     """Meta's layout."""
     gguf: list[GgufOutput] = Field(default_factory=list, max_length=11)
     """Files of llama.cpp."""
+    importance_matrix: ImportanceMatrixRef | None = None
+    """Which columns of each matrix matter most, so that quantised types round these best; all count alike without."""
     ollama: OllamaOutput | None = None
     """A Modelfile."""
 
@@ -100,6 +118,8 @@ class MergeOutputs(ApiModel):
             raise ValueError(_SOME)
         if len(set(types)) < len(types):
             raise ValueError(_TYPES)
+        if self.importance_matrix is not None and not types:
+            raise ValueError(_MATRIX)
         if self.ollama is not None and (not types or (self.ollama.type or types[0]) not in types):
             raise ValueError(_OLLAMA)
         return self

@@ -73,6 +73,13 @@ class SentencePieceRef(OneOf):
     """The .model file on a volume."""
 
 
+class ImportanceMatrixRef(OneOf):
+    """What llama-imatrix wrote about the F16 or F32 file of the same merge."""
+
+    volume: VolumeSource | None = None
+    """The file on a volume, in its GGUF form or the older one."""
+
+
 ReferenceKind = Literal["ModelImport", "TokenizerMerge", "PretrainJob", "SFTJob", "LoRAMerge"]
 REFERENCE_KINDS: dict[str, ReferenceKind] = {
     "model_import": "ModelImport",

@@ -7,7 +7,7 @@ from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.inputs import ADAPTER, MODEL, Inputs, Need
+from herdsman.core.inputs import ADAPTER, FILES, MODEL, Inputs, Need
 from herdsman.core.jobs import Frame
 from herdsman.core.kinds.rules import RunKind
 from herdsman.core.known_shapes import DTYPE_BYTES, resource_shape
@@ -15,15 +15,17 @@ from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 from herdsman.core.world import Key, World
 
-MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
+MODEL_FIELD, ADAPTERS, MATRIX_FIELD = "spec.model", "spec.adapters", "spec.outputs.importanceMatrix"
 
 
 def needs(resource: LoRAMerge) -> Sequence[Need]:
-    """Return the model and the adapters, in order."""
+    """Return the model, the adapters in order, and the importance matrix."""
     adapters = enumerate(resource.spec.adapters)
+    matrix = resource.spec.outputs.importance_matrix
     return [
         Need(MODEL_FIELD, resource.spec.model, MODEL),
         *(Need(f"{ADAPTERS}[{place}]", reference, ADAPTER) for place, reference in adapters),
+        *([Need(MATRIX_FIELD, matrix, FILES)] if matrix is not None else []),
     ]
 
 
@@ -40,6 +42,7 @@ def config(resource: LoRAMerge, frame: Frame, inputs: Inputs, site: Site) -> LoR
         model=inputs.found[MODEL_FIELD].to_input(site),
         adapters=[found.to_input(site) for found in inputs.listed(ADAPTERS)],
         outputs=spec.outputs,
+        importance_matrix=inputs.found[MATRIX_FIELD].to_input(site) if MATRIX_FIELD in inputs.found else None,
         dtype=spec.dtype,
         template=spec.template,
     )
