@@ -71,7 +71,7 @@ def test_important_columns_are_rounded_better_than_without(tmp_path, model, impo
     matrix = write_matrix(tmp_path / "imatrix.gguf", importance)
     plain = errors(model, write_gguf_files(tmp_path / "plain", model, kind)[kind])
     weighted = errors(model, write_gguf_files(tmp_path / "weighted", model, kind, importance_matrix=matrix)[kind])
-    assert weighted[:, HEAVY].mean() < 0.95 * plain[:, HEAVY].mean()
+    assert weighted[:, HEAVY].mean() < 0.97 * plain[:, HEAVY].mean()
     assert weighted.mean() < 3 * plain.mean()
 
 
