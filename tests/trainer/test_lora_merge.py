@@ -9,14 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import peft_models as build
-from herdsman.api.job_config import LoRAMergeConfig
-from herdsman_trainer.__main__ import run_step
 from herdsman_trainer.artifacts import draft_artifact, publish_artifact, verify_artifact
 from herdsman_trainer.errors import BadInput, Interrupted
 from herdsman_trainer.models import model_digest
-from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
-from run_configs import owner, run_config, source, workspace
+from merges import merge
+from run_configs import run_config
 from tiny import CHATML_TOKENS, tiny_bpe_tokenizer, tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
 
 SMALL, LARGE = 400, 410
@@ -40,22 +38,6 @@ def pretrained(tmp_path_factory, base, tokenizers):
     directory = build.adapter(tmp_path_factory.mktemp("pretrained"), base, rows=LARGE, seed=1)
     copy_tokenizer(tokenizers[LARGE], directory)
     return directory
-
-
-def merge(tmp_path, model, adapters, *, uid="uid-1", attempt=1, stop=False, **options):
-    config = LoRAMergeConfig(
-        owner=owner(uid=uid),
-        attempt=attempt,
-        workspace=workspace(tmp_path),
-        model=source(model),
-        adapters=[source(path, field=f"spec.adapters[{number}]") for number, path in enumerate(adapters)],
-        **options,
-    )
-    context = RunContext(config, rank=0)
-    if stop:
-        context.request_stop()
-    artifact = run_step(config, context)
-    return artifact, tmp_path / "work" / "artifact"
 
 
 def published(root, directory, kind="adapter", **contract):

@@ -91,6 +91,7 @@ def plan_merge(
             _check_replacement(name, current.spec.shape, spec.shape, where)
             grown = replace(current.spec, name=name, shape=spec.shape)
             tensors[name] = MergedTensor(grown, current.start, (Replacement(number, spec.name),))
+        turned = _stored_transposed(adapter, tensors)
         for name, pair in adapter.lora.items():
             if tied and name == HEAD and HEAD not in tensors:
                 hint = "Train the embedding fully instead of giving the head a LoRA."
@@ -98,8 +99,7 @@ def plan_merge(
                     "The adapter has a LoRA on lm_head, which the base ties to the embedding.", file=where, hint=hint
                 )
             current = _current(tensors, name, where, tied=tied)
-            settings = adapter.settings
-            update = LowRankUpdate(number, pair, settings.scale, settings.fan_in_fan_out)
+            update = LowRankUpdate(number, pair, pair.scale, turned)
             _check_update(name, current.spec.shape, update, where)
             tensors[name] = replace(current, changes=(*current.changes, update))
         _check_vocabulary(tensors, where)
@@ -117,6 +117,16 @@ def _current(tensors: Mapping[str, MergedTensor], name: str, where: str, *, tied
         hint = "It was trained on another model; merge it with the one its README or artifact names."
         raise BadInput(f"The adapter changes {name}, which the base does not have.", file=where, hint=hint)
     return tensors[name]
+
+
+def _stored_transposed(adapter: Adapter, tensors: Mapping[str, MergedTensor]) -> bool:
+    """Whether the adapter's layers are stored in x out: it says so, and its shapes do not fit as they are.
+
+    peft takes no notice of fan_in_fan_out where a layer is linear, as all of a Llama's are.
+    """
+    known = ((pair, tensors[name].spec.shape) for name, pair in adapter.lora.items() if name in tensors)
+    fits = all((pair.b.shape[0], pair.a.shape[1]) == shape for pair, shape in known)
+    return adapter.settings.fan_in_fan_out and not fits
 
 
 def _check_replacement(name: str, old: tuple[int, ...], new: tuple[int, ...], where: str) -> None:

@@ -74,8 +74,10 @@ def take_up(root: Path, journal: Journal, announce: Announce) -> tuple[Progress,
             files.close()
         progress, taken = Progress(), {}
     known = {root / name for files in taken.values() for name in files.marks()}
-    for path in root.rglob("*"):
-        if path.is_file() and path not in known:
+    for path in sorted(root.rglob("*"), reverse=True):  # what lies in a directory before the directory
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and path not in known:
             path.unlink()
     journal.begin(progress)
     return progress, lambda label: taken.get(label) or DraftFiles(root)
@@ -116,11 +118,11 @@ class MergePass:
                 if unknown >= STEP_BYTES:
                     self._step()
                     unknown = 0
+            self._announce("waiting for the disk", 1.0)
         except Interrupted:
             self._step()
             self._disk.drain()
             raise
-        self._announce("waiting for the disk", 1.0)
         for label, sink in self._sinks.items():
             self._lanes[label].submit(sink.finish)
         for lane in (*self._lanes.values(), self._digests, self._disk):

@@ -9,8 +9,8 @@ from herdsman_trainer.weights.meta_params import LLAMA_3_THETA
 SHARDS_BY_WIDTH = {4096: 1, 5120: 2, 6656: 4, 8192: 8}
 """Files of the published LLaMA 7B, 13B, 33B and 65B, and of later models of their width."""
 MULTIPLE_OF = 256
-PUBLISHED_ROUNDINGS = ((256, None), (4096, 1.3), (1024, 1.3), (256, 1.5))
-"""multiple_of and ffn_dim_multiplier of LLaMA and Llama 2, of the 70B models, of Llama 3 8B and of Llama 3.2 1B."""
+PUBLISHED_ROUNDINGS = ((256, None), (256, 1.5), (4096, 1.3), (1024, 1.3))
+"""multiple_of and ffn_dim_multiplier of LLaMA and Llama 2, of Llama 3.2 1B, of the 70B models and of Llama 3 8B."""
 LLAMA_3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What use_scaled_rope means, besides the factor."""
 USUAL_FACTOR = 8.0
