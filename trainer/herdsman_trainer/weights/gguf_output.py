@@ -8,6 +8,7 @@ from pathlib import Path
 from herdsman.api.v1alpha1.lora_merge import GgufOutput, MergeOutputs, OllamaOutput
 from herdsman_trainer.chat_templates import chat_template
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.prompts import TEMPLATES
 from herdsman_trainer.tokenizer_files import CHAT_TEMPLATE_FILE, CONFIG_FILE, read_json
 from herdsman_trainer.weights.chain import Chain
 from herdsman_trainer.weights.draft_files import DraftFiles
@@ -86,6 +87,8 @@ def gguf_description(chain: Chain, name: str, template: str | None = None) -> Gg
         raise BadInput(message, file=str(chain.model.path), hint="Choose the output huggingface.")
     rope_settings(config)
     template = template or chain.prompt_template
+    if template:
+        TEMPLATES[template].stop_ids(chain.tokenizer)  # raises BadInput where the tokenizer lacks its control tokens
     return GgufDescription(
         name=name,
         config=config,
