@@ -288,7 +288,7 @@ def test_damaged_adapter_weights_are_refused(tmp_path, base, change, says):
     [
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "biases"),
-        ({"rank_pattern": {"q_proj": 4}}, "different ranks"),
+        ({"rank_pattern": {"q_proj": 4}}, "has rank 2 and adapter_config.json says rank_pattern = 4"),
         ({"peft_type": "IA3"}, "type IA3"),
         ({"r": 5}, "rank 2 and adapter_config.json says r = 5"),
         ({"r": 0}, "r must be a positive number"),
@@ -333,7 +333,7 @@ def test_a_pickle_with_code_is_refused(tmp_path, base, capsys):
     directory = build.adapter(tmp_path / "adapter", base, full=())
     (directory / "adapter_model.safetensors").unlink()
     torch.save({"x": Hostile()}, directory / "adapter_model.bin")
-    with pytest.raises(BadInput, match="cannot be read safely"):
+    with pytest.raises(BadInput, match="asks for print"):
         load_adapter(directory)
     assert capsys.readouterr().out == ""
 

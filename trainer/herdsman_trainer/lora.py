@@ -18,8 +18,9 @@ from herdsman.api.job_config import FileDigest
 from herdsman.api.v1alpha1.recipes import Lora, Stage
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.models import is_tied
+from herdsman_trainer.weights.adapter_keys import KEY_PREFIX
 from herdsman_trainer.weights.adapter_writing import write_adapter
-from herdsman_trainer.weights.adapters import KEY_PREFIX, Adapter, LoraSettings
+from herdsman_trainer.weights.adapters import Adapter, LoraSettings
 from herdsman_trainer.weights.merge import EMBEDDING, HEAD
 from herdsman_trainer.weights.tensor_spec import TensorSpec
 
@@ -183,6 +184,12 @@ def _check_continues(adapter: Adapter, settings: LoraSettings, targets: Sequence
                 file=str(adapter.directory),
                 hint=f"Set recipe.lora.{name} to {_text(there)}, or merge the adapter and start a new LoRA.",
             )
+    if adapter.settings.rank_pattern or adapter.settings.alpha_pattern:
+        raise BadInput(
+            "The adapter to go on from has a rank_pattern or an alpha_pattern; a recipe has one of each.",
+            file=str(adapter.directory),
+            hint="Merge the adapter and start a new LoRA.",
+        )
     if adapter.settings.fan_in_fan_out:
         raise BadInput("The adapter has fan_in_fan_out, which LLaMA's layers do not.", file=str(adapter.directory))
 

@@ -9,7 +9,8 @@ import torch
 
 from herdsman.api.job_config import FileDigest
 from herdsman_trainer.free_space import require_space
-from herdsman_trainer.weights.adapters import CONFIG_FILE, KEY_PREFIX, LORA_A, LORA_B, WEIGHTS_FILE, LoraSettings
+from herdsman_trainer.weights.adapter_keys import KEY_PREFIX, LORA_A, LORA_B
+from herdsman_trainer.weights.adapters import CONFIG_FILE, WEIGHTS_FILE, LoraSettings
 from herdsman_trainer.weights.reading import read_header
 from herdsman_trainer.weights.tensor_digests import DIGESTS_FILE, RecordedBlocks
 from herdsman_trainer.weights.tensor_spec import TensorSpec

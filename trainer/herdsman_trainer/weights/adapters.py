@@ -1,31 +1,30 @@
 """Reads adapters: peft's LoRA files, with fully trained matrices beside the low-rank ones."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.weights.adapter_keys import sort_keys
+from herdsman_trainer.weights.pickle_reading import read_tensors, tensor_specs
 from herdsman_trainer.weights.reading import open_safetensors, read_json_object
 from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
-KEY_PREFIX = "base_model.model."
-LORA_A = ".lora_A.weight"
-LORA_B = ".lora_B.weight"
+TRAINED_WITH = f"Put the {CONFIG_FILE} beside the weights that they were trained with."
 
 UNSUPPORTED: Mapping[str, tuple[object, str]] = {
     "use_dora": (False, "DoRA scales the columns of the weight"),
     "use_qalora": (False, "QA-LoRA pools the inputs"),
     "lora_bias": (False, "its low-rank matrices have biases"),
     "bias": ("none", "it trains biases, which LLaMA does not have"),
-    "rank_pattern": ({}, "its layers have different ranks"),
-    "alpha_pattern": ({}, "its layers have different scales"),
     "layer_replication": (None, "it changes the number of layers"),
     "target_parameters": (None, "it adapts parameters instead of modules"),
     "trainable_token_indices": (None, "it stores single rows of the embedding"),
@@ -47,6 +46,15 @@ class LoraSettings:
     alpha: float
     rank_stabilised: bool = False
     fan_in_fan_out: bool = False
+    rank_pattern: Mapping[str, float] = field(default_factory=dict)
+    """Ranks of modules that differ from `rank`, by regular expression; the first that matches counts."""
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    """The same for alpha."""
+
+    def of(self, module: str) -> "LoraSettings":
+        """Return the figures of one module, such as model.layers.0.self_attn.q_proj, as peft looks them up."""
+        rank = _matching(self.rank_pattern, module, self.rank)
+        return replace(self, rank=int(rank), alpha=_matching(self.alpha_pattern, module, self.alpha))
 
     @property
     def scale(self) -> float:
@@ -56,10 +64,11 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The two low-rank matrices of one module: `a` is r x in, `b` is out x r."""
+    """The two low-rank matrices of one module: `a` is r x in, `b` is out x r, and the module gains scale · B·A."""
 
     a: TensorSpec
     b: TensorSpec
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,9 @@ class Adapter:
 def load_adapter(directory: Path) -> Adapter:
     """Open an adapter directory.
 
-    `adapter_model.safetensors` is mapped; an `adapter_model.bin` as the published adapters have is unpickled with
-    weights only (no code of the file runs) and noted. Raises BadInput, naming file and remedy, for anything that is
-    not plain LoRA with fully trained matrices, and for matrices that do not belong together.
+    `adapter_model.safetensors` is mapped into memory, and so is an `adapter_model.bin` as the published adapters have
+    it: nothing in it is run, and it is noted. Raises BadInput, naming file and remedy, for anything that is not plain
+    LoRA with fully trained matrices, and for matrices that do not belong together.
     """
     settings = _settings(directory / CONFIG_FILE)
     weights = directory / WEIGHTS_FILE
@@ -101,83 +110,74 @@ def load_adapter(directory: Path) -> Adapter:
         specs, read = dict(files.specs), files.tensor
     elif (directory / PICKLE_FILE).is_file():
         weights = directory / PICKLE_FILE
-        tensors = _unpickle(weights)
-        specs = {key: TensorSpec(key, tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
-        read = tensors.__getitem__
+        tensors = read_tensors(weights)
+        specs, read = tensor_specs(tensors), tensors.__getitem__
         notes = (f"{weights} is a pickle file; it was read with weights_only=True. Prefer {WEIGHTS_FILE}.",)
     else:
         message = f"The directory has neither {WEIGHTS_FILE} nor {PICKLE_FILE}."
         raise BadInput(message, file=str(directory), hint="Name the directory that save_pretrained wrote.")
-    full, lora = _sort_keys(specs, weights)
-    _check_pairs(lora, settings, weights)
-    return Adapter(directory, settings, full, lora, read, notes)
+    keys = sort_keys(specs, weights)
+    lora = {name: _pair(name, a, keys.b[name], settings, weights) for name, a in keys.a.items()}
+    return Adapter(directory, settings, keys.full, lora, read, notes)
 
 
 def _settings(path: Path) -> LoraSettings:
     config = read_json_object(path, remedy="An adapter directory has adapter_config.json beside its weights.")
     if (kind := config.get("peft_type", "LORA")) != "LORA":
         raise BadInput(f"The adapter is of the type {kind}; only LORA can be merged.", file=str(path))
-    for field, (harmless, why) in UNSUPPORTED.items():
-        value = config.get(field, harmless)
+    for name, (harmless, why) in UNSUPPORTED.items():
+        value = config.get(name, harmless)
         if value != harmless and value not in (None, False, {}, []):
-            message = f"{field} is {value!r}: {why}, so W + (alpha/r)·B·A is not what it means."
+            message = f"{name} is {value!r}: {why}, so W + (alpha/r)·B·A is not what it means."
             raise BadInput(message, file=str(path), hint="Merge it with peft's merge_and_unload and import the model.")
     return LoraSettings(
         rank=int(_number(config, "r", path)),
         alpha=_number(config, "lora_alpha", path),
         rank_stabilised=bool(config.get("use_rslora", False)),
         fan_in_fan_out=bool(config.get("fan_in_fan_out", False)),
+        rank_pattern=_pattern(config, "rank_pattern", path),
+        alpha_pattern=_pattern(config, "alpha_pattern", path),
     )
+
+
+def _pattern(config: Mapping[str, Any], name: str, path: Path) -> dict[str, float]:
+    """Return the figures of a pattern; raises BadInput for what is no regular expression or no number."""
+    given = config.get(name) or {}
+    if not isinstance(given, dict):
+        raise BadInput(f"{name} must be an object and is {given!r}.", file=str(path), hint=TRAINED_WITH)
+    for key in given:
+        try:
+            re.compile(_anchored(key))
+        except re.error as error:
+            message = f"The key {key!r} of {name} is no regular expression: {error}."
+            raise BadInput(message, file=str(path), hint=TRAINED_WITH) from None
+    return {key: _number(given, key, path) for key in given}
+
+
+def _anchored(key: str) -> str:
+    """Return the whole expression: a key stands for modules whose name, or its end after a dot, it matches."""
+    return rf"(.*\.)?({key})$"
+
+
+def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
+    return next((value for key, value in pattern.items() if re.match(_anchored(key), module)), default)
 
 
 def _number(config: Mapping[str, Any], field: str, path: Path) -> float:
     value = config.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise BadInput(f"{field} must be a positive number and is {value!r}.", file=str(path))
+        missing = "is missing" if value is None else f"is {value!r}"
+        raise BadInput(f"{field} must be a positive number and {missing}.", file=str(path), hint=TRAINED_WITH)
     return float(value)
 
 
-def _unpickle(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged or hostile pickle raises nearly anything
-        hint = f"Ask its author for {WEIGHTS_FILE}; code in pickle files is never run."
-        raise BadInput(f"The pickle file cannot be read safely: {error}", file=str(path), hint=hint) from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise BadInput("The pickle file does not hold named tensors.", file=str(path))
-    return tensors
-
-
-def _sort_keys(specs: Mapping[str, TensorSpec], path: Path) -> tuple[dict[str, TensorSpec], dict[str, LoraPair]]:
-    if not specs:
-        hint = "It was saved by a trainer that filtered its keys twice; take an earlier checkpoint or train again."
-        raise BadInput(f"The adapter holds no tensors ({path.stat().st_size} bytes).", file=str(path), hint=hint)
-    full: dict[str, TensorSpec] = {}
-    halves: dict[str, dict[str, TensorSpec]] = {LORA_A: {}, LORA_B: {}}
-    for key, spec in specs.items():
-        name = key.removeprefix(KEY_PREFIX)
-        if 0 in spec.shape:
-            hint = "It was saved from a partitioned (ZeRO-3) model; gather the parameters before saving."
-            raise BadInput(f"{key} is empty ({shape_text(spec.shape)}).", file=str(path), hint=hint)
-        half = next((suffix for suffix in halves if name.endswith(suffix)), None)
-        if half:
-            halves[half][name.removesuffix(half) + ".weight"] = spec
-        elif "lora_" in name or ".token_adapter." in name or not name.endswith(".weight"):
-            raise BadInput(f"{key} is neither a LoRA matrix nor a whole weight.", file=str(path))
-        else:
-            full[name] = spec
-    if lonely := sorted(halves[LORA_A].keys() ^ halves[LORA_B].keys()):
-        message = f"{lonely[0]} has only one of lora_A and lora_B."
-        raise BadInput(message, file=str(path), hint="The adapter is incomplete: copy or save it again.")
-    return full, {name: LoraPair(spec, halves[LORA_B][name]) for name, spec in halves[LORA_A].items()}
-
-
-def _check_pairs(lora: Mapping[str, LoraPair], settings: LoraSettings, path: Path) -> None:
-    for name, pair in lora.items():
-        a, b = pair.a.shape, pair.b.shape
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-            message = f"lora_A ({shape_text(a)}) and lora_B ({shape_text(b)}) of {name} cannot be multiplied."
-            raise BadInput(message, file=str(path), hint="The adapter is damaged: copy or save it again.")
-        if a[0] != settings.rank:
-            message = f"{name} has rank {a[0]} and {CONFIG_FILE} says r = {settings.rank}."
-            raise BadInput(message, file=str(path), hint=f"Put the {CONFIG_FILE} beside it that it was trained with.")
+def _pair(name: str, a: TensorSpec, b: TensorSpec, settings: LoraSettings, path: Path) -> LoraPair:
+    own = settings.of(name.removesuffix(".weight"))
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        message = f"lora_A ({shape_text(a.shape)}) and lora_B ({shape_text(b.shape)}) of {name} cannot be multiplied."
+        raise BadInput(message, file=str(path), hint="The adapter is damaged: copy or save it again.")
+    if a.shape[0] != own.rank:
+        named = "r" if own.rank == settings.rank else "rank_pattern"
+        message = f"{name} has rank {a.shape[0]} and {CONFIG_FILE} says {named} = {own.rank}."
+        raise BadInput(message, file=str(path), hint=TRAINED_WITH)
+    return LoraPair(a, b, own.scale)
