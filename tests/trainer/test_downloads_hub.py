@@ -2,12 +2,12 @@
 
 import pytest
 
+from downloading import download, leave_partial
 from herdsman.api.job_config import RemoteSource
 from herdsman_trainer.downloads.blob_store import BlobStore
 from herdsman_trainer.downloads.patience import TRIES
 from herdsman_trainer.errors import BadInput, Temporary
 from remote_server import COMMIT, PAGE, Fault, Remote, Repository, git_oid, serving, sha256
-from trainer.test_downloads_web import download, leave_partial
 
 WEIGHTS = bytes(range(256)) * 2000
 FILES = {

@@ -4,12 +4,12 @@ import hashlib
 
 import pytest
 
+from downloading import download, leave_partial, partials
 from herdsman.api.job_config import RemoteSource
 from herdsman_trainer.content_cache import content_key
 from herdsman_trainer.downloads.patience import TRIES
 from herdsman_trainer.errors import BadInput, Temporary
 from remote_server import Fault, Remote, serving, sha256
-from trainer.test_downloads_web import download, leave_partial, partials
 
 WEIGHTS = bytes(range(256)) * 8000
 OBJECTS = {

@@ -1,5 +1,6 @@
 """Objects of an S3 bucket, or of a store that speaks S3."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from herdsman_trainer.downloads.http_streams import CONNECT_SECONDS, READ_SECOND
 from herdsman_trainer.downloads.patience import Patience
 from herdsman_trainer.downloads.remote_files import RemoteFile, Stream, Unavailable
 from herdsman_trainer.downloads.selection import chosen
+from herdsman_trainer.downloads.web import FORBIDDEN, NOT_FOUND, UNAUTHORISED
 from herdsman_trainer.errors import BadInput, Temporary
 
 FIELD = "spec.source.s3"
@@ -23,12 +25,11 @@ REGION = "us-east-1"
 SESSION_VARIABLE = "AWS_SESSION_TOKEN"
 LONGEST_REQUEST = timedelta(days=7)
 CHUNK_BYTES = 2**20
-_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "301")
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "incorrectly configured region")
 """How a store says that the bucket is in another region."""
-_NOT_THERE = ("404 Not Found", "NoSuchBucket")
-_DENIED = ("403 Forbidden", "401 Unauthorized", "AccessDenied")
 _BAD_KEY = "invalid path"
-_BAD_REQUEST = "400 Bad Request"
+_STATUS = re.compile(r"status code: (\d{3})\b")
+_BAD_REQUEST = 400
 
 
 class Bucket:
@@ -118,15 +119,17 @@ class Bucket:
     def _failure(self, error: Exception) -> Exception:
         """Return the error that a failure of the store is: one that passes, or one that no retry mends."""
         said = str(error)
+        found = _STATUS.search(said)
+        status = int(found[1]) if found else None
         if any(word in said for word in _ELSEWHERE):
             return self._bad(f"the bucket is not in the region {self._source.region or REGION}.", "Set its region.")
         if _BAD_KEY in said:
             what = f"a key below the prefix is no name for a file ({_brief(error)})."
             return self._bad(what, "Rename the object, or name a prefix without it.")
-        if isinstance(error, FileNotFoundError) or any(word in said for word in _NOT_THERE):
+        if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
             return self._bad("there is no such bucket or object.", "Correct the bucket, the prefix or the endpoint.")
-        refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-        if refused or isinstance(error, PermissionError) or any(word in said for word in _DENIED):
+        denied = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+        if isinstance(error, denied) or status in (UNAUTHORISED, FORBIDDEN):
             if self._signed:
                 hint = "Check that the keys in the Secret are valid and may list and read this prefix."
                 return self._bad("the store refuses the credentials.", hint)
@@ -134,7 +137,7 @@ class Bucket:
                 f"Name a Secret with {' and '.join(S3_KEY_VARIABLES)} in {FIELD}.credentialsSecret; with herdsman run, "
             )
             return self._bad("the store refuses requests without credentials.", f"{hint}export these too.")
-        if _BAD_REQUEST in said:
+        if status == _BAD_REQUEST:
             return self._bad(f"the store refuses the request ({_brief(error)}).", "Check bucket, endpoint and region.")
         return Unavailable(f"{self._where} does not answer ({_brief(error)}).")
 

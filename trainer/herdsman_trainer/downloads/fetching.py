@@ -14,6 +14,7 @@ from herdsman.api.job_config import (
     S3_KEY_VARIABLES,
     FileDigest,
     ModelImportConfig,
+    RemoteSource,
 )
 from herdsman_trainer.downloads.blob_store import BlobStore
 from herdsman_trainer.downloads.bucket import SESSION_VARIABLE, Bucket
@@ -23,7 +24,7 @@ from herdsman_trainer.downloads.progress import DOWNLOADING, DownloadProgress
 from herdsman_trainer.downloads.remote_files import RemoteFile, check_names
 from herdsman_trainer.downloads.transfer import held_digest, transfer
 from herdsman_trainer.downloads.web import Web
-from herdsman_trainer.errors import BadInput
+from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.free_space import require_space
 from herdsman_trainer.run_context import RunContext
 
@@ -38,6 +39,8 @@ class Downloaded:
 
     directory: Path
     """The deepest directory that has them all."""
+    named: str
+    """The field of the spec that says where `directory` comes from."""
     digests: Mapping[str, FileDigest]
     """Size and SHA-256 of each, by its path in `directory`."""
     expected: Mapping[str, str]
@@ -79,27 +82,29 @@ def fetch(
     given, or not what it must be; Temporary where a server is away for long or the volume is full; Interrupted on
     request. What has come by then is kept, and the next attempt goes on with it.
     """
+    if config.remote is None:
+        raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
     run.report(activity="looking for the files", done=0.0)
     patience = patience or Patience(run)
     store = BlobStore(Path(config.workspace.root))
-    source = _source(config, environment, store, patience)
+    source = _source(config.remote, environment, store, patience)
     try:
-        files = _expected(source.files(), config)
+        files = _expected(source.files(), config.sha256, config.remote.field)
         held = {file.name: held_digest(file, store, read=config.verify_inputs == "Digests") for file in files}
         missing = [file for file in files if held[file.name] is None]
         sizes = {file.name: source.sized(file) for file in missing}
         require_space(store.root, _still_to_come(missing, sizes, store), "the download", margin=MARGIN)
         progress = DownloadProgress(run, sizes)
         digests = {name: digest for name, digest in held.items() if digest is not None}
+        store.use(config.owner.uid, set(digests.values()))
         for file in missing:
             digests[file.name] = transfer(
                 file, store, patience, progress.of(file.name), partial(progress.waits, file.name)
             )
+            store.use(config.owner.uid, set(digests.values()))
             progress.finished(file.name, store.blob(digests[file.name]).stat().st_size)
     finally:
         source.close()
-    uid = config.owner.uid
-    store.use(uid, set(digests.values()))
     top = run.workspace / DIRECTORY
     _link(digests, store, top)
     reused = sum(store.blob(digest).stat().st_size for name, digest in digests.items() if held[name] is not None)
@@ -107,38 +112,37 @@ def fetch(
     def release() -> None:
         shutil.rmtree(top, ignore_errors=True)
         if not config.keep_downloads:
-            store.release(uid)
+            store.release(config.owner.uid)
 
     directory = _common_directory(list(digests))
     inside = {name: str(PurePosixPath(name).relative_to(directory)) for name in digests}
     sizes_there = {name: (top / name).stat().st_size for name in digests}
     return Downloaded(
         directory=top / directory,
+        named=config.remote.field if directory == "." else f"{config.remote.field}/{directory}",
         digests={inside[name]: FileDigest(bytes=sizes_there[name], sha256=digests[name]) for name in digests},
         expected={inside[name]: digest for name, digest in config.sha256.items()},
-        inputs=_inputs(config, files, digests),
+        inputs=_inputs(config.remote, files, digests),
         share=DOWNLOADING if missing else 0.0,
         figures={"downloaded_bytes": progress.received, "reused_bytes": reused},
         release=release,
     )
 
 
-def _source(config: ModelImportConfig, environment: Mapping[str, str], store: BlobStore, patience: Patience) -> Source:
-    remote = config.remote
-    if remote is not None and remote.hub is not None:
+def _source(remote: RemoteSource, environment: Mapping[str, str], store: BlobStore, patience: Patience) -> Source:
+    if remote.hub is not None:
         token = _given(HUB_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.hub.token else None
         return Hub(remote.hub, token, environment, store, patience)
-    if remote is not None and remote.http is not None:
+    if remote.http is not None:
         token = _given(HTTP_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.http.token else None
         return Web(remote.http, token)
-    if remote is not None and remote.s3 is not None:
-        credentials: dict[str, str] = {}
-        if remote.s3.credentials_secret is not None:
-            field = f"{remote.field}.credentialsSecret"
-            credentials = {name: _given(name, field, environment) for name in S3_KEY_VARIABLES}
-            credentials[SESSION_VARIABLE] = environment.get(SESSION_VARIABLE, "")
-        return Bucket(remote.s3, credentials, patience)
-    raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
+    assert remote.s3 is not None, "one of the three is set"
+    credentials: dict[str, str] = {}
+    if remote.s3.credentials_secret is not None:
+        field = f"{remote.field}.credentialsSecret"
+        credentials = {name: _given(name, field, environment) for name in S3_KEY_VARIABLES}
+        credentials[SESSION_VARIABLE] = environment.get(SESSION_VARIABLE, "")
+    return Bucket(remote.s3, credentials, patience)
 
 
 def _given(variable: str, field: str, environment: Mapping[str, str]) -> str:
@@ -149,23 +153,22 @@ def _given(variable: str, field: str, environment: Mapping[str, str]) -> str:
     return value
 
 
-def _expected(files: Sequence[RemoteFile], config: ModelImportConfig) -> list[RemoteFile]:
+def _expected(files: Sequence[RemoteFile], expected: Mapping[str, str], field: str) -> list[RemoteFile]:
     """Return the files with the digests that spec.sha256 adds; raises BadInput for a contradiction before any byte."""
-    field = config.remote.field if config.remote is not None else ""
     check_names(files, field)
     names = {file.name for file in files}
-    for name in config.sha256:
+    for name in expected:
         if name not in names:
             hint = f"Correct the name in spec.sha256, or choose the file in {field}."
             raise BadInput(f"spec.sha256 names {name}, which is not among the files of {field}.", hint=hint)
     found = []
     for file in files:
-        expected = config.sha256.get(file.name)
-        if expected is not None and file.sha256 not in (None, expected):
-            message = f"spec.sha256 expects {expected} of {file.name}, and {field} says that it is {file.sha256}."
+        digest = expected.get(file.name)
+        if digest is not None and file.sha256 not in (None, digest):
+            message = f"spec.sha256 expects {digest} of {file.name}, and {field} says that it is {file.sha256}."
             hint = "It is another version: correct the digest, or name the source that has the file you mean."
             raise BadInput(message, reason="ChecksumMismatch", file=file.location, hint=hint)
-        found.append(file if expected is None else replace(file, sha256=expected))
+        found.append(file if digest is None else replace(file, sha256=digest))
     return found
 
 
@@ -177,7 +180,11 @@ def _link(digests: Mapping[str, str], store: BlobStore, top: Path) -> None:
     shutil.rmtree(top, ignore_errors=True)
     top.mkdir()
     for name, digest in digests.items():
-        store.place(digest, top / name)
+        try:
+            store.place(digest, top / name)
+        except FileNotFoundError:
+            hint = "The next attempt downloads it again."
+            raise Temporary(f"The download of {name} was removed meanwhile.", file=str(top), hint=hint) from None
 
 
 def _common_directory(names: Sequence[str]) -> str:
@@ -185,9 +192,7 @@ def _common_directory(names: Sequence[str]) -> str:
     return os.path.commonpath([PurePosixPath(name).parent for name in names]) or "."
 
 
-def _inputs(config: ModelImportConfig, files: Sequence[RemoteFile], digests: Mapping[str, str]) -> dict[str, str]:
-    remote = config.remote
-    assert remote is not None
+def _inputs(remote: RemoteSource, files: Sequence[RemoteFile], digests: Mapping[str, str]) -> dict[str, str]:
     found = {f"{remote.field}.revision": remote.hub.revision} if remote.hub is not None else {}
     for file in files:
         found[f"{remote.field}/{file.name}"] = digests[file.name]

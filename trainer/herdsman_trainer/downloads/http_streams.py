@@ -13,7 +13,8 @@ import httpx
 from herdsman_trainer.downloads.remote_files import Stream, Unavailable, without_query
 from herdsman_trainer.errors import BadInput
 
-CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
+CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0
+"""A stop is noticed when bytes come or the time is out: well within the time a pod gets to end."""
 TRANSIENT = frozenset({408, 425, 429})
 """Refusals that pass; so do all from 500 on."""
 OK, PARTIAL, RANGE_NOT_SATISFIABLE = 200, 206, 416

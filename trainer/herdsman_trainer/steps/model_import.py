@@ -1,4 +1,4 @@
-"""ModelImport: a model comes in from a volume, or is initialised; afterwards it is like every other model."""
+"""ModelImport: a model comes in from a volume or from elsewhere, or is initialised; then it is like every other one."""
 
 import logging
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from herdsman.api.job_config import FileDigest, ModelImportConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import ARTIFACT_DIRECTORY, open_input, read_manifest
+from herdsman_trainer.downloads.fetching import Downloaded, fetch
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.tokenizers import load_tokenizer
@@ -35,6 +36,8 @@ class Source:
     """Of files, by path relative to the source, that were taken while the files came in."""
     frozen: bool = False
     """Whether nobody ever changes these files, so that they may be linked instead of copied."""
+    share: float = 0.0
+    """The share of the whole work that getting them here was."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,12 @@ def run(config: ModelImportConfig, run: RunContext) -> Artifact:
     Raises BadInput for files that are missing, damaged, in another format, or not what `sha256` says.
     """
     run.report(activity="checking the inputs", done=0.0)
-    imported = _import(config, _source(config), run) if config.initialise is None else _initialise(config, run)
+    downloaded = fetch(config, run) if config.remote is not None else None
+    if downloaded is not None:
+        config = config.model_copy(update={"sha256": dict(downloaded.expected)})
+        imported = _import(config, _downloaded_source(downloaded), run)
+    else:
+        imported = _import(config, _source(config), run) if config.initialise is None else _initialise(config, run)
     written = imported.written
     run.raise_if_stopped()
     run.report(activity="publishing", done=1.0)
@@ -65,11 +73,13 @@ def run(config: ModelImportConfig, run: RunContext) -> Artifact:
         vocab_size=written.vocab_size,
         tokenizer_digest=written.tokenizer.digest,
         dtype=dtype_name(written.dtype),
-        inputs=imported.inputs,
-        report=written.figures,
+        inputs={**imported.inputs, **(downloaded.inputs if downloaded is not None else {})},
+        report={**written.figures, **(downloaded.figures if downloaded is not None else {})},
         known=written.digests,
     )
     _record(config, imported)
+    if downloaded is not None:
+        downloaded.release()
     return artifact
 
 
@@ -86,6 +96,11 @@ def _source(config: ModelImportConfig) -> Source:
         raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
     path = open_input(config.source, config.verify_inputs)
     return Source(path, Path(config.source.root), config.source.field)
+
+
+def _downloaded_source(downloaded: Downloaded) -> Source:
+    directory = downloaded.directory
+    return Source(directory, directory, downloaded.named, downloaded.digests, frozen=True, share=downloaded.share)
 
 
 def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Imported:
@@ -108,7 +123,8 @@ def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Impor
     later = {*model.weights} if model.copies and not records.may_know(sizes) else set()
     ahead = {name: path for name, path in files.items() if path not in later}
     ahead |= expected_files(directory, config.sha256)
-    share, taken = _digests({name: ahead[name] for name in ahead.keys() - source.digests.keys()}, model.bytes, run)
+    unread = {name: ahead[name] for name in ahead.keys() - source.digests.keys()}
+    share, taken = _digests(unread, model.bytes, run, source.share)
     known = {**source.digests, **taken}
     check_expected(directory, config.sha256, known)
     digests: Mapping[str, FileDigest] | None = None
@@ -134,8 +150,13 @@ def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Impor
     return Imported(result, inputs, sizes, _key(config, files, known))
 
 
-def _digests(files: Mapping[str, Path], to_write: int, run: RunContext) -> tuple[float, dict[str, FileDigest]]:
-    """Take digests, reporting by bytes; returns with them the share of the whole work that this was."""
+def _digests(
+    files: Mapping[str, Path], to_write: int, run: RunContext, begins: float
+) -> tuple[float, dict[str, FileDigest]]:
+    """Take digests, reporting by bytes; returns with them the share of the whole work that is then done.
+
+    `begins` is the share that is done before.
+    """
     size = sum(path.stat().st_size for path in files.values())
     read = 0
 
@@ -143,9 +164,9 @@ def _digests(files: Mapping[str, Path], to_write: int, run: RunContext) -> tuple
         nonlocal read
         read += count
         run.raise_if_stopped()
-        run.report(activity=f"checking {name}", done=read / max(1, size + to_write))
+        run.report(activity=f"checking {name}", done=begins + (1 - begins) * read / max(1, size + to_write))
 
-    return size / max(1, size + to_write), take_digests(files, on_bytes)
+    return begins + (1 - begins) * size / max(1, size + to_write), take_digests(files, on_bytes)
 
 
 def _key(config: ModelImportConfig, files: Mapping[str, Path], known: Mapping[str, FileDigest]) -> str:
