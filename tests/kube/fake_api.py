@@ -268,8 +268,8 @@ def _selected(body: Body, query: Mapping[str, Any]) -> bool:
         if labels.get(name) != value:
             return False
     field = query.get("fieldSelector") or ""
-    assert not field or field.startswith("involvedObject.uid=")
-    return not field or body.get("involvedObject", {}).get("uid") == field.partition("=")[2]
+    assert field in ("", "type=Warning")
+    return not field or body.get("type") == "Warning"
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

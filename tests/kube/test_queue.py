@@ -138,7 +138,9 @@ def test_in_a_crowd_what_is_not_pressing_waits_and_is_not_worked_on_twice():
     work.add_unhurried(("a", 0))
     work.add_unhurried(("a", 0))
     assert ("a", 0) not in drain(work)
+    assert work.crowded, "nobody waits any more, but much was done in this second"
     clock.now += CROWDED_SECONDS
+    assert not work.crowded
     assert ready(work) == ("a", 0)
     work.done(("a", 0))
     assert ready(work) is None

@@ -57,6 +57,7 @@ class KubeCluster:
         now = self.now()
         observer = Observer(self._shell, resource, now)
         if resource.status is not None and is_final(resource.status):
+            self._shell.events.gone_on(me)
             return World(now=now, jobs=await observer.jobs())
         others = observer.referenced()
         wanted = volumes.claims(resource, others)
@@ -66,6 +67,8 @@ class KubeCluster:
         jobs, server = await observer.jobs(), await observer.server()
         if observer.look_again is not None:
             self._soon(observer.look_again)
+        else:
+            self._shell.events.gone_on(me)
         self._unsure = observer.unsure
         return World(
             now=now,

@@ -87,7 +87,7 @@ class Observer:
     async def _told(self, body: Body, since: str | None = None) -> Cause | None:
         start = moment(since or body["metadata"].get("creationTimestamp"))
         age = (self._now - start).total_seconds() if start is not None else 0.0
-        answer = await self._shell.events.cause(body, age)
+        answer = await self._shell.events.cause(self._me, body, age)
         self.look_again = answer.again if self.look_again is None else min(answer.again, self.look_again)
         self.unsure = self.unsure or not answer.sure
         return answer.cause

@@ -18,8 +18,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 300.0
-CROWD = 64
-"""With more keys than these waiting, what is not pressing waits until more of it is known."""
+CROWD, CROWDED_RATE = 64, 40
+"""With more keys than these waiting, or worked on in a second, what is not pressing waits until more of it is known."""
 CROWDED_SECONDS = 5.0
 """And that long: a status is within ten seconds of the truth."""
 
@@ -76,6 +76,8 @@ class WorkQueue(Generic[K]):
         self._order = itertools.count()
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
+        self._taken: dict[int, int] = {}
+        """Keys that were worked on in this second and in the one before."""
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Ask for the key to be worked on soon; asking twice before that is asking once."""
@@ -95,12 +97,14 @@ class WorkQueue(Generic[K]):
 
     @property
     def crowded(self) -> bool:
-        """Whether so many keys wait that one look at a key should do where two might be taken."""
-        return self.depth > CROWD
+        """Whether there is so much to do that one look at a key should do where two might be taken."""
+        second = int(self._clock())
+        rate = max((self._taken.get(second, 0), self._taken.get(second - 1, 0)))
+        return self.depth > CROWD or rate > CROWDED_RATE
 
     def add_unhurried(self, key: K) -> None:
-        """Ask for the key to be worked on soon or, in a crowd, in a while: what else happens to it by then is seen in the
-        same look.
+        """Ask for the key to be worked on soon or, in a crowd, in a while: what else happens to it by then is seen in
+        the same look.
         """
         if self.crowded:
             self.add_after(key, CROWDED_SECONDS)
@@ -127,6 +131,7 @@ class WorkQueue(Generic[K]):
             self._release_due()
             if (key := self._pop()) is not None:
                 self._working.add(key)
+                self._count()
                 return key
             self._changed.clear()
             timeout = max(0.0, self._delayed[0][0] - self._clock()) if self._delayed else None
@@ -157,6 +162,11 @@ class WorkQueue(Generic[K]):
             since for lane in self._lanes.values() for line in (lane.urgent, lane.ordinary) for since in line.values()
         )
         return max(0.0, self._clock() - min(waits, default=self._clock()))
+
+    def _count(self) -> None:
+        second = int(self._clock())
+        self._taken = {when: self._taken.get(when, 0) for when in (second - 1, second)}
+        self._taken[second] += 1
 
     def _add(self, key: K, *, urgent: bool) -> None:
         if key in self._working:

@@ -86,13 +86,13 @@ class Shell:
         self.refusals.pop(key, None)
         self.unmade.pop(key, None)
         self.untold.pop(key, None)
+        self.events.gone_on(key)
 
     def prune(self) -> None:
         """Drop what is remembered of Jobs and pods that are gone."""
         alive = {body["metadata"]["uid"] for kind in ("Job", "Pod") for body in self.cache.of_kind(kind)}
         self.looked &= alive
         self.live.keep(alive)
-        self.events.keep(alive)
 
 
 def make_shell(
@@ -113,7 +113,7 @@ def make_shell(
         queue=queue,
         intake=Intake(cache, index, models, queue),
         claims=Claims(api, clock),
-        events=EventCauses(api, clock),
+        events=EventCauses(api, queue.add, clock),
         recorder=Recorder(api, clock=clock),
         live=LiveReports(fetch, clock),
         clock=clock,
