@@ -25,6 +25,7 @@ UNSUPPORTED: Mapping[str, tuple[object, str]] = {
     "use_qalora": (False, "QA-LoRA pools the inputs"),
     "lora_bias": (False, "its low-rank matrices have biases"),
     "bias": ("none", "it trains biases, which LLaMA does not have"),
+    "enable_lora": (None, "it adapts parts of a fused projection"),
     "layer_replication": (None, "it changes the number of layers"),
     "target_parameters": (None, "it adapts parameters instead of modules"),
     "trainable_token_indices": (None, "it stores single rows of the embedding"),
