@@ -24,6 +24,7 @@ PAD_TOKENIZER = finished(tokenizer_merge("zh-pad", padToken=True), **PADDED)
 ZH_ADAPTER = finished(pretrain_job("zh"), **ZH)
 PADDED_ADAPTER = finished(sft_job("tuned"), **PADDED)
 MERGED = finished(lora_merge("merged"), **ZH)
+GGUF_ONLY = {"outputs": {"gguf": [{"type": "Q8_0"}], "pth": {}}}
 
 
 def refusal(resource, *others):
@@ -200,3 +201,47 @@ def test_a_refusal_passes_when_the_input_is_made_anew():
     stale = finished(pretrain_job("zh"), base_digest=digest("an older base"), **ZH)
     assert refusal(merge, stale).reason == "ArtifactMismatch"
     assert refusal(merge, ZH_ADAPTER) is None
+
+
+READERS = [
+    ("a PretrainJob", pretrain_job("more", model={"loraMerge": "merged"})),
+    ("an SFTJob", sft_job("more", model={"loraMerge": "merged"})),
+    ("another merge", lora_merge("again", model={"loraMerge": "merged"}, adapters=[])),
+    ("a server of transformers", model_server(engine="transformers")),
+    ("a server with adapters", model_server(adapters=[{"sftJob": "tuned"}])),
+]
+
+
+@pytest.mark.parametrize("reader", [case[1] for case in READERS], ids=[case[0] for case in READERS])
+@pytest.mark.parametrize("ready", [False, True], ids=["before it has run", "when it is there"])
+def test_what_reads_weights_is_refused_a_merge_without_them(reader, ready):
+    merge = lora_merge("merged", **GGUF_ONLY)
+    others = [finished(merge, formats=["pth", "gguf"], **ZH) if ready else merge, PADDED_ADAPTER, ZH_ADAPTER]
+    found = refusal(reader, *others)
+    assert (found.reason, found.field) == ("ArtifactMismatch", "spec.model.loraMerge")
+    assert "LoRAMerge merged has no Hugging Face weights: it is stored as gguf and pth only." in found.message
+    assert "outputs.huggingface" in found.hint
+
+
+def test_an_artifact_tells_its_forms_whatever_the_spec_of_today_would_make():
+    merge = finished(lora_merge("merged"), formats=["gguf"], **ZH)
+    assert "has no Hugging Face weights" in refusal(sft_job("more", model={"loraMerge": "merged"}), merge).message
+
+
+def test_a_merge_that_writes_several_forms_is_read_by_all():
+    merge = lora_merge("merged", outputs={"huggingface": {}, "gguf": [{"type": "Q8_0"}]})
+    ready = finished(merge, formats=["huggingface", "gguf"], **ZH)
+    for reader in (sft_job("more", model={"loraMerge": "merged"}), model_server(), model_server(engine="llamacpp")):
+        assert refusal(reader, merge) is None
+        assert refusal(reader, ready) is None
+
+
+def test_a_server_reads_the_form_there_is_and_llama_cpp_needs_a_gguf_file():
+    merge = lora_merge("merged", **GGUF_ONLY)
+    assert refusal(model_server(), merge) is None
+    assert refusal(model_server(engine="llamacpp"), merge) is None
+    found = refusal(model_server(engine="llamacpp"), lora_merge("merged"))
+    assert "LoRAMerge merged has no GGUF file: it is stored as huggingface only." in found.message
+    assert "outputs.gguf (its adapters may be none)" in found.hint
+    found = refusal(model_server(), lora_merge("merged", outputs={"pth": {}}))
+    assert "has no Hugging Face weights or GGUF file: it is stored as pth only." in found.message

@@ -293,3 +293,22 @@ def test_the_merged_weights_have_the_type_that_is_asked_for():
     adapter = finished(pretrain_job("zh"), base_digest=digest("ModelImport base"))
     as_base, smaller = (estimate(lora_merge(**spec), halves, adapter).disk_gib for spec in ({}, {"dtype": "bfloat16"}))
     assert as_base == pytest.approx(2 * smaller, rel=0.01)
+
+
+FORMS = [
+    ("one form", {"huggingface": {}}, 2),
+    ("two of the same type", {"huggingface": {}, "pth": {}}, 4),
+    ("with a quantised file", {"huggingface": {}, "gguf": [{"type": "Q8_0"}]}, 2 + 34 / 32),
+    ("several files", {"gguf": [{"type": "F16"}, {"type": "Q4_K"}]}, 2 + 144 / 256),
+]
+
+
+@pytest.mark.parametrize(("outputs", "each"), [case[1:] for case in FORMS], ids=[case[0] for case in FORMS])
+def test_the_disk_of_a_merge_is_that_of_all_its_forms(outputs, each):
+    merge = lora_merge("again", adapters=[], outputs=outputs)
+    assert estimate(merge, HINTED).disk_gib == pytest.approx(6_738_415_616 * each / GIB, abs=0.1)
+
+
+def test_the_size_of_several_forms_tells_no_shape():
+    several = finished(model_import(), bytes=6_738_415_616 * 4, formats=["huggingface", "gguf"])
+    assert estimate(pretrain_job(compute=ON_A_GPU), several) == Estimate()

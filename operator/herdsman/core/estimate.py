@@ -139,9 +139,9 @@ def block_bytes(load: TrainingLoad) -> int:
     return kept if load.half else 2 * kept
 
 
-def stored(parameters: int, dtype_bytes: int) -> Sketch:
-    """Return what storing a model needs."""
-    return Sketch(Estimate(disk_gib=_gib(parameters * dtype_bytes)))
+def stored(parameters: int, bytes_each: float) -> Sketch:
+    """Return what storing a model needs, in all of its forms together."""
+    return Sketch(Estimate(disk_gib=_gib(parameters * bytes_each)))
 
 
 def serving(shape: Shape, compute: Compute, tokens: int) -> Sketch:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herdsman.api.job_config import Input
+from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.schema import OneOf
@@ -20,6 +21,9 @@ TOKENIZER = frozenset({ArtifactKind.TOKENIZER, ArtifactKind.MODEL})
 """A model brings its tokenizer."""
 FILES: frozenset[ArtifactKind] = frozenset()
 """Plain files on a volume."""
+WEIGHTS = frozenset({"huggingface"})
+"""The form of a model that trainings and merges read."""
+_FORM_NAMES = {"huggingface": "Hugging Face weights", "gguf": "GGUF file"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Need:
     """Where: spec.model, spec.adapters[0]."""
     reference: OneOf
     wants: frozenset[ArtifactKind]
+    forms: frozenset[str] = frozenset()
+    """The forms of a model it can be read in, of which one is enough; any where there are none."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,14 @@ def made_by(source: AnyResource) -> ArtifactKind | None:
     }.get(source.kind)
 
 
+def stored_forms(source: AnyResource) -> frozenset[str]:
+    """Return the forms a resource's model is stored in, as its artifact says or, before it is there, its spec."""
+    artifact = source.status.artifact if source.status is not None else None
+    if artifact is not None:
+        return frozenset(artifact.formats) or WEIGHTS
+    return frozenset(source.spec.outputs.formats) if isinstance(source, LoRAMerge) else WEIGHTS
+
+
 def _resolve(need: Need, world: World, site: Site) -> Found | Problem:
     member, value = need.reference.chosen
     where = f"{need.field}.{type(need.reference).model_fields[member].alias or member}"
@@ -121,6 +135,8 @@ def _resolve(need: Need, world: World, site: Site) -> Found | Problem:
         )
     if (made := made_by(source)) not in need.wants:
         return _wrong_kind(need, where, key, source, made)
+    if made is ArtifactKind.MODEL and need.forms and not need.forms & stored_forms(source):
+        return _wrong_form(need, where, key, stored_forms(source))
     if conditions.holds(source.status, ConditionType.FAILED):
         return _failed(where, key, source)
     artifact = source.status.artifact if source.status is not None else None
@@ -165,6 +181,17 @@ def _wrong_kind(need: Need, where: str, key: Key, source: AnyResource, made: Art
         hint = "Name it as the model: it holds full weights and no adapter."
     message = f"{where}: {key}{stage} makes {_article(made)}, and {_article(wanted)} is needed."
     return Problem(Reason.ARTIFACT_MISMATCH, message, hint=hint, field=where)
+
+
+def _wrong_form(need: Need, where: str, key: Key, stored: frozenset[str]) -> Problem:
+    wanted = " or ".join(name for form, name in _FORM_NAMES.items() if form in need.forms)
+    outputs = " or ".join(f"outputs.{form}" for form in sorted(need.forms))
+    return Problem(
+        Reason.ARTIFACT_MISMATCH,
+        f"{where}: {key} has no {wanted}: it is stored as {' and '.join(sorted(stored))} only.",
+        hint=f"Name a LoRAMerge with {outputs} (its adapters may be none); a spec cannot change, so give it a new name.",
+        field=where,
+    )
 
 
 def _article(noun: str | None) -> str:

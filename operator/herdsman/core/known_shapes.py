@@ -115,6 +115,8 @@ def _initialised(given: Initialise, rows: int | None) -> Shape:
 def _from_artifact(artifact: Artifact | None) -> Shape | None:
     if artifact is None or artifact.kind != "model" or artifact.dtype not in DTYPE_BYTES:
         return None
+    if artifact.formats not in ([], ["huggingface"]):  # its bytes are those of several forms, or of another type
+        return None
     return approximate(artifact.bytes // DTYPE_BYTES[artifact.dtype], artifact.vocab_size)
 
 

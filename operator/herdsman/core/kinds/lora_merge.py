@@ -1,13 +1,13 @@
 """LoRAMerge: a model and the adapters that are merged into it, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from herdsman.api.job_config import LoRAMergeConfig
-from herdsman.api.v1alpha1.lora_merge import LoRAMerge
+from herdsman.api.v1alpha1.lora_merge import GgufType, LoRAMerge
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.inputs import ADAPTER, FILES, MODEL, Inputs, Need
+from herdsman.core.inputs import ADAPTER, FILES, MODEL, WEIGHTS, Inputs, Need
 from herdsman.core.jobs import Frame
 from herdsman.core.kinds.rules import RunKind
 from herdsman.core.known_shapes import DTYPE_BYTES, resource_shape
@@ -17,13 +17,28 @@ from herdsman.core.world import Key, World
 
 MODEL_FIELD, ADAPTERS, MATRIX_FIELD = "spec.model", "spec.adapters", "spec.outputs.importanceMatrix"
 
+GGUF_BYTES: Mapping[GgufType, float] = {
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "Q8_0": 34 / 32,
+    "Q5_1": 24 / 32,
+    "Q5_0": 22 / 32,
+    "Q4_1": 20 / 32,
+    "Q4_0": 18 / 32,
+    "Q6_K": 210 / 256,
+    "Q5_K": 176 / 256,
+    "Q4_K": 144 / 256,
+}
+"""Bytes a parameter takes: ggml's bytes and values of a block (gguf.GGML_QUANT_SIZES)."""
+
 
 def needs(resource: LoRAMerge) -> Sequence[Need]:
     """Return the model, the adapters in order, and the importance matrix."""
     adapters = enumerate(resource.spec.adapters)
     matrix = resource.spec.outputs.importance_matrix
     return [
-        Need(MODEL_FIELD, resource.spec.model, MODEL),
+        Need(MODEL_FIELD, resource.spec.model, MODEL, WEIGHTS),
         *(Need(f"{ADAPTERS}[{place}]", reference, ADAPTER) for place, reference in adapters),
         *([Need(MATRIX_FIELD, matrix, FILES)] if matrix is not None else []),
     ]
@@ -49,12 +64,14 @@ def config(resource: LoRAMerge, frame: Frame, inputs: Inputs, site: Site) -> LoR
 
 
 def sketch(resource: LoRAMerge, world: World) -> estimate.Sketch:
-    """Return the disk the merged weights take, in the spec's type, the model's, or 16 bits."""
+    """Return the disk that all forms of the merged weights take, in the spec's type, the model's, or 16 bits."""
     shape = resource_shape(resource, world)
     if shape is None:
         return estimate.Sketch(Estimate())
     dtype = resource.spec.dtype or _base_dtype(resource, world) or "bfloat16"
-    return estimate.stored(shape.parameters, DTYPE_BYTES.get(dtype, 2))
+    outputs = resource.spec.outputs
+    whole = DTYPE_BYTES.get(dtype, 2) * ((outputs.huggingface is not None) + (outputs.pth is not None))
+    return estimate.stored(shape.parameters, whole + sum(GGUF_BYTES[output.type] for output in outputs.gguf))
 
 
 def _base_dtype(resource: LoRAMerge, world: World) -> str | None:

@@ -9,13 +9,14 @@ from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.status import Estimate, Reason
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.inputs import ADAPTER, MODEL, Found, Inputs, Need
+from herdsman.core.inputs import ADAPTER, MODEL, WEIGHTS, Found, Inputs, Need
 from herdsman.core.kinds.rules import KindRules
 from herdsman.core.known_shapes import model_shape
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 from herdsman.core.world import World
 
+GGUF = frozenset({"gguf"})
 Engine = Literal["transformers", "llamacpp"]
 MODEL_FIELD, ADAPTERS = "spec.model", "spec.adapters"
 ENDPOINT_SECONDS = 10
@@ -27,9 +28,15 @@ def needs(resource: ModelServer) -> Sequence[Need]:
     """Return the model and the adapters, in order."""
     adapters = enumerate(resource.spec.adapters)
     return [
-        Need(MODEL_FIELD, resource.spec.model, MODEL),
+        Need(MODEL_FIELD, resource.spec.model, MODEL, _readable(resource)),
         *(Need(f"{ADAPTERS}[{place}]", reference, ADAPTER) for place, reference in adapters),
     ]
+
+
+def _readable(resource: ModelServer) -> frozenset[str]:
+    """Return the forms of a model that the engine reads; unless it is named, either of them decides it."""
+    engine = resource.spec.engine or ("transformers" if resource.spec.adapters else None)
+    return {"transformers": WEIGHTS, "llamacpp": GGUF}.get(engine or "", WEIGHTS | GGUF)
 
 
 def contract(resource: ModelServer, inputs: Inputs, world: World) -> Problem | None:
@@ -56,7 +63,9 @@ def _servable(resource: ModelServer, model: Found) -> Problem | None:
         return Problem(Reason.INVALID_SPEC, message, hint, ADAPTERS)
     if model.artifact is not None and "gguf" not in model.artifact.formats:
         message = f"{model.field}: {model.label} has no GGUF file, which the engine llamacpp needs."
-        hint = "Write one with a LoRAMerge that has outputs.gguf (its adapters may be none), and name that as the model."
+        hint = (
+            "Write one with a LoRAMerge that has outputs.gguf (its adapters may be none), and name that as the model."
+        )
         return Problem(Reason.ARTIFACT_MISMATCH, message, hint, model.field)
     return None
 
