@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -77,3 +78,17 @@ def feed(chain: Chain, sinks: list[Sink], rows: int | None = None) -> None:
     for sink in sinks:
         sink.finish()
         sink.files.close()
+
+
+def write_importance_matrix(path: Path, entries: dict[str, numpy.ndarray], count: float = 4.0) -> Path:
+    """Write what llama-imatrix writes: sums of squares, and how many there were."""
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    for name, values in entries.items():
+        writer.add_tensor(f"{name}.in_sum2", values[None] * count)
+        writer.add_tensor(f"{name}.counts", numpy.full((1, 1), count, dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

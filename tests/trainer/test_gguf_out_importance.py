@@ -7,7 +7,7 @@ import numpy
 import pytest
 from safetensors.torch import load_file
 
-from gguf_files import metadata_of, sinks_of, tensors_of, wide_llama, write_gguf_files
+from gguf_files import metadata_of, sinks_of, tensors_of, wide_llama, write_gguf_files, write_importance_matrix
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.chain import open_chain
 from herdsman_trainer.weights.gguf_types import gguf_name
@@ -36,20 +36,6 @@ def heavy_columns(model):
     return {gguf_name(spec.name): values.copy() for spec in specs if "layers" in spec.name and len(spec.shape) > 1}
 
 
-def write_matrix(path, entries, count=4.0):
-    """As llama-imatrix writes it: sums of squares, and how many there were."""
-    writer = gguf.GGUFWriter(path, "")
-    writer.add_type("imatrix")
-    for name, values in entries.items():
-        writer.add_tensor(f"{name}.in_sum2", values[None] * count)
-        writer.add_tensor(f"{name}.counts", numpy.full((1, 1), count, dtype=numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def write_old_matrix(path, entries, count=4):
     """As llama-imatrix wrote it until 2025."""
     data = struct.pack("<i", len(entries))
@@ -68,7 +54,7 @@ def errors(model, path):
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"])
 def test_important_columns_are_rounded_better_than_without(tmp_path, model, importance, kind):
-    matrix = write_matrix(tmp_path / "imatrix.gguf", importance)
+    matrix = write_importance_matrix(tmp_path / "imatrix.gguf", importance)
     plain = errors(model, write_gguf_files(tmp_path / "plain", model, kind)[kind])
     weighted = errors(model, write_gguf_files(tmp_path / "weighted", model, kind, importance_matrix=matrix)[kind])
     assert weighted[:, HEAVY].mean() < 0.97 * plain[:, HEAVY].mean()
@@ -76,7 +62,7 @@ def test_important_columns_are_rounded_better_than_without(tmp_path, model, impo
 
 
 def test_both_forms_of_the_file_give_the_same_weights(tmp_path, model, importance):
-    new = write_matrix(tmp_path / "imatrix.gguf", importance)
+    new = write_importance_matrix(tmp_path / "imatrix.gguf", importance)
     old = write_old_matrix(tmp_path / "imatrix.dat", importance)
     written = [
         write_gguf_files(tmp_path / path.suffix, model, "Q4_K", importance_matrix=path)["Q4_K"].read_bytes()
@@ -86,7 +72,7 @@ def test_both_forms_of_the_file_give_the_same_weights(tmp_path, model, importanc
 
 
 def test_types_that_use_no_weights_stay_as_they_are(tmp_path, model, importance):
-    matrix = write_matrix(tmp_path / "imatrix.gguf", importance)
+    matrix = write_importance_matrix(tmp_path / "imatrix.gguf", importance)
     for kind in ("Q8_0", "F16"):
         plain = tensors_of(write_gguf_files(tmp_path / "plain", model, kind)[kind])
         weighted = tensors_of(write_gguf_files(tmp_path / "weighted", model, kind, importance_matrix=matrix)[kind])
@@ -95,7 +81,7 @@ def test_types_that_use_no_weights_stay_as_they_are(tmp_path, model, importance)
 
 def test_the_first_down_projections_get_a_lopsided_type_as_in_llama_cpp(tmp_path):
     deep = wide_llama(tmp_path / "model", tiny_sentencepiece(tmp_path / "tokenizer"), num_hidden_layers=8)
-    matrix = write_matrix(tmp_path / "imatrix.gguf", heavy_columns(deep))
+    matrix = write_importance_matrix(tmp_path / "imatrix.gguf", heavy_columns(deep))
     for kind, first in (("Q4_0", "Q4_1"), ("Q5_0", "Q5_1"), ("Q4_1", "Q4_1")):
         (sink,) = sinks_of(tmp_path, open_chain(deep), kind, importance_matrix=matrix)
         types = [sink.types[f"model.layers.{layer}.mlp.down_proj.weight"].name for layer in range(8)]
@@ -103,7 +89,7 @@ def test_the_first_down_projections_get_a_lopsided_type_as_in_llama_cpp(tmp_path
 
 
 def test_the_metadata_says_that_there_were_weights(tmp_path, model, importance):
-    matrix = write_matrix(tmp_path / "imatrix.gguf", importance)
+    matrix = write_importance_matrix(tmp_path / "imatrix.gguf", importance)
     written = write_gguf_files(tmp_path, model, "Q4_0", importance_matrix=matrix)
     assert metadata_of(written["Q4_0"])["quantize.imatrix.entries_count"] == 7
 
@@ -130,7 +116,7 @@ def negative(entries):
 )
 def test_a_matrix_of_another_model_is_refused(tmp_path, model, importance, damage, message):
     damage(importance)
-    matrix = write_matrix(tmp_path / "imatrix.gguf", importance)
+    matrix = write_importance_matrix(tmp_path / "imatrix.gguf", importance)
     with pytest.raises(BadInput, match=message) as refused:
         write_gguf_files(tmp_path, model, "Q4_K", importance_matrix=matrix)
     assert refused.value.file == str(matrix)
