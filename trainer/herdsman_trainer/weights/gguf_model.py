@@ -16,6 +16,7 @@ import torch
 
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.architecture import llama_config
+from herdsman_trainer.weights.gguf_rope import FACTORS, FROM_SOURCE, rope_parameters
 from herdsman_trainer.weights.merge import BLOCK_VALUES, EMBEDDING, HEAD
 from herdsman_trainer.weights.tensor_spec import TensorSpec, dtype_name
 
@@ -31,7 +32,6 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FROM_SOURCE = "Import the model's Hugging Face directory with safetensors instead."
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class GgufModel:
     """Everything the file says besides its tensors."""
     tensors: dict[str, Any]
     """gguf.ReaderTensor by Hugging Face name."""
+    divisors: Any | None = None
+    """Of the rotary embedding's frequencies, float32, where the file has them."""
 
     @property
     def tied(self) -> bool:
@@ -67,7 +69,7 @@ class GgufModel:
         return [TensorSpec(name, dtype, _shape(tensor)) for name, tensor in self.tensors.items()]
 
     def config(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Return config.json; raises BadInput where the metadata lacks a figure or scales the rotary embedding."""
+        """Return config.json; raises BadInput where the metadata lacks a figure, or for an unknown rotary scaling."""
         heads = self._number("attention.head_count")
         width = self._number("embedding_length")
         return llama_config(
@@ -80,7 +82,9 @@ class GgufModel:
             head_dim=int(self._number("attention.key_length", self._number("rope.dimension_count", width // heads))),
             max_position_embeddings=int(self._number("context_length")),
             rms_norm_eps=_decimal(self._number("attention.layer_norm_rms_epsilon")),
-            rope_theta=_decimal(self._number("rope.freq_base", 10000.0)),
+            rope_parameters=rope_parameters(
+                self.metadata, self.divisors, _decimal(self._number("rope.freq_base", 10000.0)), self.path
+            ),
             tie_word_embeddings=self.tied,
             dtype=dtype_name(dtype),
         )
@@ -127,12 +131,10 @@ def open_gguf(path: Path) -> GgufModel:
     if metadata.get("split.count", 1) > 1:
         message = "The file is one of several parts of a split model."
         raise BadInput(message, file=str(path), hint="Join the parts with llama-gguf-split --merge first.")
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    names = {tensor.name for tensor in reader.tensors}
-    if scaling != "none" or "rope_freqs.weight" in names:
-        message = "The file scales the rotary embedding, which its metadata does not describe completely."
-        raise BadInput(message, file=str(path), hint=FROM_SOURCE)
-    return GgufModel(path, metadata, {_name(tensor.name, path): tensor for tensor in reader.tensors})
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    factors = tensors.pop(FACTORS, None)
+    divisors = gguf.quants.dequantize(factors.data, factors.tensor_type) if factors is not None else None
+    return GgufModel(path, metadata, {_name(name, path): tensor for name, tensor in tensors.items()}, divisors)
 
 
 def _name(name: str, path: Path) -> str:
