@@ -1,11 +1,13 @@
 """NetworkPolicies: who reaches the operator, runs and servers, and whom they reach."""
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from chart_values import VALUES
 from helm import render
+from herdsman.core.names import LABEL_DOWNLOADS
 
 
 def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -23,10 +25,11 @@ def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 CHILD = {"app.kubernetes.io/managed-by": "herdsman", "herdsman.dev/name": "x"}
 FENCED = {
     "a run": ({**CHILD, "herdsman.dev/kind": "PretrainJob"}, {"release-herdsman-runs"}),
-    "an import": (
-        {**CHILD, "herdsman.dev/kind": "ModelImport"},
+    "an import that downloads": (
+        {**CHILD, "herdsman.dev/kind": "ModelImport", LABEL_DOWNLOADS: "true"},
         {"release-herdsman-runs", "release-herdsman-imports"},
     ),
+    "an import from a volume": ({**CHILD, "herdsman.dev/kind": "ModelImport"}, {"release-herdsman-runs"}),
     "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
     "a pod of somebody else": ({"app": "web"}, set()),
 }
@@ -48,6 +51,18 @@ def test_runs_are_reached_by_runs_of_their_namespace_and_for_metrics_only_otherw
     assert own == {"from": [{"podSelector": policy["podSelector"]}]}
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
     assert all("namespaceSelector" in peer for peer in metrics["from"])
+
+
+def test_downloads_reach_everything_but_the_metadata_of_a_cloud():
+    policy = render().one("NetworkPolicy", "release-herdsman-imports")["spec"]
+    assert policy["policyTypes"] == ["Egress"]
+    (rule,) = policy["egress"]
+    assert "ports" not in rule, "a store may answer on any port"
+    four, six = (peer["ipBlock"] for peer in rule["to"])
+    assert (four["cidr"], six["cidr"]) == ("0.0.0.0/0", "::/0")
+    metadata = ip_address("169.254.169.254")
+    assert any(metadata in ip_network(block) for block in four["except"])
+    assert any(ip_address("fd00:ec2::254") in ip_network(block) for block in six["except"])
 
 
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():

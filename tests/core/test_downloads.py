@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders import CLUSTER, digest, model_import, world
+from builders import CLUSTER, digest, model_import, volume, world
 from herdsman.api.job_config import RUN_CONFIG
 from herdsman.core.plan import plan
 
@@ -22,7 +22,7 @@ def web(*urls, **source):
 
 
 def planned(source, site=CLUSTER, **spec):
-    return plan(model_import(source=source, **spec), world(), site)
+    return plan(model_import(source=source, **spec), world(volumes=[volume("weights")]), site)
 
 
 def config(source, **spec):
@@ -65,6 +65,17 @@ def test_a_download_needs_no_volume_but_its_own():
     (job,) = (child for child in planned({"hub": HUB}).children if child["kind"] == "Job")
     claims = [volume.get("persistentVolumeClaim") for volume in job["spec"]["template"]["spec"]["volumes"]]
     assert [claim["claimName"] for claim in claims if claim] == ["mi-base"]
+
+
+def test_only_pods_that_download_are_let_out():
+    def labels(source):
+        (job,) = (child for child in planned(source).children if child["kind"] == "Job")
+        return job["spec"]["template"]["metadata"]["labels"]
+
+    assert labels({"hub": HUB})["herdsman.dev/downloads"] == "true"
+    assert labels({"volume": {"claim": "weights"}}) == {
+        name: value for name, value in labels({"s3": S3}).items() if name != "herdsman.dev/downloads"
+    }
 
 
 def test_the_configuration_says_what_to_download():

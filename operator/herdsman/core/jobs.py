@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from herdsman.api.exit_codes import PERMANENT
-from herdsman.api.job_config import Launch, Owner, RunConfig, WorkspaceDir
+from herdsman.api.job_config import Launch, ModelImportConfig, Owner, RunConfig, WorkspaceDir
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.compute import Compute, RunPolicy
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -174,13 +174,18 @@ def _job_spec(
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": {"metadata": {"labels": labels}, "spec": pod},
+        "template": {"metadata": {"labels": {**labels, **_downloads(config)}}, "spec": pod},
     }
     if options.seconds_left is not None:
         spec["activeDeadlineSeconds"] = max(1, int(options.seconds_left))
     if options.suspend or compute.queue_name is None:
         spec["suspend"] = options.suspend  # with a queue, Kueue decides when the Job may start
     return spec
+
+
+def _downloads(config: RunConfig) -> dict[str, str]:
+    remote = isinstance(config, ModelImportConfig) and config.remote is not None
+    return {names.LABEL_DOWNLOADS: "true"} if remote else {}
 
 
 def _failure_policy() -> dict[str, Any]:

@@ -11,6 +11,8 @@ LABEL_KIND = "herdsman.dev/kind"
 LABEL_NAME = "herdsman.dev/name"
 LABEL_ATTEMPT = "herdsman.dev/attempt"
 LABEL_PREFLIGHT = "herdsman.dev/preflight"
+LABEL_DOWNLOADS = "herdsman.dev/downloads"
+"""On pods that download, which a cluster's fences let out."""
 MANAGED_BY = "herdsman"
 
 

@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="a Secret of their namespace for pulling them; may be repeated",
     )
     parser.add_argument(
-        "--hub-endpoint", type=_url, metavar="URL", help="the model hub that runs and servers may ask (none)"
+        "--hub-endpoint", type=_url, metavar="URL", help="the model hub that is asked (imports: the public one)"
     )
     parser.add_argument(
         "--metrics-port", type=int, default=8080, help="the port of /livez, /readyz and /metrics (%(default)s)"
