@@ -13,6 +13,7 @@ from herdsman_trainer.artifacts import draft_artifact, publish_artifact, verify_
 from herdsman_trainer.errors import BadInput, Interrupted
 from herdsman_trainer.models import model_digest
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
+from imports import copied
 from merges import merge
 from run_configs import run_config
 from tiny import CHATML_TOKENS, tiny_bpe_tokenizer, tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
@@ -193,13 +194,6 @@ def wrong_tokenizer(tmp_path, base, tokenizers):
     adapter = build.adapter(tmp_path / "adapter", base, rows=LARGE + 1)
     copy_tokenizer(tokenizers[LARGE], adapter)
     return base, [adapter]
-
-
-def copied(base, directory):
-    directory.mkdir()
-    for path in base.iterdir():
-        (directory / path.name).write_bytes(path.read_bytes())
-    return directory
 
 
 def wrong_config(tmp_path, base, tokenizers):
