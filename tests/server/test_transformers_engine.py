@@ -152,8 +152,9 @@ def chain_of(directory, tokenizer, **files):
 )
 def test_a_model_that_says_nothing_gets_the_template_its_files_show(tmp_path, build_tokenizer, files, expected):
     chain = chain_of(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"), **files)
-    assert choose_template(None, chain).name == expected
-    assert choose_template("llama-2", chain).name == "llama-2"
+    files = chain.tokenizer_directory, chain.tokenizer
+    assert choose_template(None, *files).name == expected
+    assert choose_template("llama-2", *files).name == "llama-2"
 
 
 def test_the_template_of_the_tuning_wins_over_what_files_show(tmp_path):
@@ -163,7 +164,7 @@ def test_the_template_of_the_tuning_wins_over_what_files_show(tmp_path):
     for path in model.iterdir():
         (draft / path.name).write_bytes(path.read_bytes())
     publish_artifact(config, draft, kind="model", prompt_template="alpaca")
-    assert choose_template(None, open_chain(tmp_path / "work/artifact")).name == "alpaca"
+    assert load_served_model(server_config(tmp_path / "work/artifact")).template.name == "alpaca"
 
 
 @pytest.mark.parametrize(

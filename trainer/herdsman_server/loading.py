@@ -8,17 +8,20 @@ from typing import Any
 import torch
 
 from herdsman.api.job_config import ServerConfig
-from herdsman_server.engine import Sampling, ServedModel
+from herdsman_server.engine import Engine, Sampling, ServedModel
 from herdsman_server.transformers_engine import load_engine
-from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.artifacts import open_input, read_manifest
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.prompts import TEMPLATES, Message, PromptTemplate
 from herdsman_trainer.tokenizer_files import BPE_FILE, CHAT_TEMPLATE_FILE, CONFIG_FILE, SENTENCEPIECE_FILE
-from herdsman_trainer.tokenizers import TextTokenizer
-from herdsman_trainer.weights.chain import Chain, open_chain
+from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
+from herdsman_trainer.weights.chain import CONFIG_FILE as MODEL_CONFIG
+from herdsman_trainer.weights.chain import open_chain
+from herdsman_trainer.weights.reading import read_json_object
 
 log = logging.getLogger(__name__)
 
+GGUF_DIRECTORY = "gguf"
 SIGNS = {
     "llama-3": ("<|start_header_id|>", "<|eot_id|>"),
     "chatml": ("<|im_start|>", "<|im_end|>"),
@@ -35,14 +38,47 @@ def load_served_model(config: ServerConfig) -> ServedModel:
     needs control tokens the tokenizer lacks.
     """
     model, *adapters = [open_input(source) for source in (config.model, *config.adapters)]
+    if config.engine == "llamacpp":
+        return _load_gguf(config, model)
     chain = open_chain(model, adapters, dtype=torch.float32 if config.device == "cpu" else None)
     for note in chain.notes:
         log.warning("%s", note)
-    template = choose_template(config.template, chain)
-    template.stop_ids(chain.tokenizer)
+    tuned_with, directory, tokenizer = chain.prompt_template, chain.tokenizer_directory, chain.tokenizer
+    template = choose_template(config.template or tuned_with, directory, tokenizer)
     log.info("Loading %s with the prompt template %s.", " + ".join(map(str, [model, *adapters])), template.name)
-    engine = load_engine(chain, config.device)
-    served = ServedModel(engine, chain.tokenizer, template, starts_with_bos(chain.tokenizer_directory, chain.tokenizer))
+    return _served(load_engine(chain, config.device), directory, tokenizer, template)
+
+
+def _load_gguf(config: ServerConfig, directory: Path) -> ServedModel:
+    """Load the GGUF file of a merged model; its tokenizer and config.json lie beside it."""
+    # Imported here: llama.cpp is there where it is used.
+    from herdsman_server.llama_cpp_engine import LlamaCppEngine
+
+    path = gguf_file(directory, config.gguf_type)
+    tokenizer, manifest = load_tokenizer(directory), read_manifest(directory)
+    tuned_with = manifest.artifact.prompt_template if manifest is not None else None
+    template = choose_template(config.template or tuned_with, directory, tokenizer)
+    model = read_json_object(directory / MODEL_CONFIG, remedy="Name the result of a LoRAMerge with outputs.gguf.")
+    log.info("Loading %s with the prompt template %s.", path, template.name)
+    engine = LlamaCppEngine(path, context_length=int(model["max_position_embeddings"]), device=config.device)
+    return _served(engine, directory, tokenizer, template)
+
+
+def gguf_file(directory: Path, gguf_type: str | None) -> Path:
+    """Return the GGUF file of this type, or the smallest; raises BadInput, naming those there are, for any other."""
+    there = sorted(directory.glob(f"{GGUF_DIRECTORY}/*.gguf"), key=lambda path: path.stat().st_size)
+    for path in there:
+        if gguf_type is None or path.stem.endswith(f"-{gguf_type}"):
+            return path
+    wanted = f"a GGUF file of the type {gguf_type}" if gguf_type else "a GGUF file"
+    found = f"there are {', '.join(path.name for path in there)}" if there else "there is none"
+    hint = "Add the type to outputs.gguf of a LoRAMerge and name that as the model."
+    raise BadInput(f"The engine llamacpp needs {wanted} and {found}.", file=str(directory / GGUF_DIRECTORY), hint=hint)
+
+
+def _served(engine: Engine, directory: Path, tokenizer: TextTokenizer, template: PromptTemplate) -> ServedModel:
+    template.stop_ids(tokenizer)
+    served = ServedModel(engine, tokenizer, template, starts_with_bos(directory, tokenizer))
     warm_up(served)
     return served
 
@@ -62,20 +98,20 @@ def warm_up(served: ServedModel) -> None:
         raise BadInput("The model generated nothing for a first prompt.", hint="Check its config.json and weights.")
 
 
-def choose_template(named: str | None, chain: Chain) -> PromptTemplate:
-    """Return the prompt template: the one named, the one the model was tuned with, or the one its files show.
+def choose_template(named: str | None, directory: Path, tokenizer: TextTokenizer) -> PromptTemplate:
+    """Return the prompt template: the one named by the spec or the model's manifest, or the one its files show.
 
     A chat template of the model's own is only recognised, never run: it would turn text into control tokens.
     """
-    if name := named or chain.prompt_template:
-        if name not in TEMPLATES:
+    if named:
+        if named not in TEMPLATES:
             hint = f"Set spec.template to one of {', '.join(TEMPLATES)}."
-            raise BadInput(f"The model was tuned with the prompt template {name!r}, which is unknown.", hint=hint)
-        return TEMPLATES[name]
-    written = _own_chat_template(chain.tokenizer_directory)
+            raise BadInput(f"The model was tuned with the prompt template {named!r}, which is unknown.", hint=hint)
+        return TEMPLATES[named]
+    written = _own_chat_template(directory)
     for name, signs in SIGNS.items():
         controls = [sign for sign in signs if sign.startswith("<|")]
-        present = all(chain.tokenizer.control_id(control) is not None for control in controls)
+        present = all(tokenizer.control_id(control) is not None for control in controls)
         if present and (controls or any(sign in written for sign in signs)):
             return TEMPLATES[name]
     return TEMPLATES["alpaca"]

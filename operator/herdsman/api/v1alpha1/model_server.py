@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import DNS_SUBDOMAIN, Compute, LabelValue, QualifiedName
+from herdsman.api.v1alpha1.lora_merge import GgufType
 from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.schema import MUTABLE, OneOf, cel
 from herdsman.api.v1alpha1.secrets import SecretKeyRef, SecretName
@@ -138,8 +139,11 @@ class ModelServerSpec(ApiModel):
     """The model."""
     adapters: list[AdapterRef] = Field(default_factory=list, max_length=8)
     """Adapters applied to it in memory, in this order."""
-    engine: Literal["transformers"] = "transformers"
-    """What computes the answers."""
+    engine: Literal["transformers", "llamacpp"] | None = None
+    """What computes the answers: transformers from Hugging Face weights, or llama.cpp from a GGUF file. Unless set, what
+    the model is stored for; transformers where it is both."""
+    gguf_type: GgufType | None = None
+    """Which of several GGUF files llama.cpp takes; the smallest unless set."""
     template: Template | None = None
     """The prompt template; unless set, the one the model was tuned with."""
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=96)
