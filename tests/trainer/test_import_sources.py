@@ -89,6 +89,17 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, model, damag
     assert remedy in caught.value.hint
 
 
+def test_a_tokenizer_above_metas_files_is_looked_at_too(tmp_path, meta):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    meta.rename(volume / "7B")
+    (volume / "7B/tokenizer.model").unlink()
+    (volume / "tokenizer.model").write_text(POINTER)
+    with pytest.raises(BadInput, match="a Git LFS pointer") as caught:
+        import_model(tmp_path, volume / "7B", root=volume)
+    assert caught.value.file == str(volume / "tokenizer.model")
+
+
 def test_links_inside_of_the_volume_are_followed(tmp_path, model):
     blobs = copied(model, tmp_path / "volume/blobs")
     snapshot = tmp_path / "volume/snapshot"

@@ -66,6 +66,7 @@ def test_a_hugging_face_directory_is_copied_byte_for_byte_with_its_contract(tmp_
         assert (directory / name).read_bytes() == (model / name).read_bytes()
     verify_artifact(directory, "Digests")
     assert (artifact.kind, artifact.vocab_size, artifact.dtype) == ("model", 400, "float32")
+    assert artifact.formats == ["huggingface"]
     assert artifact.tokenizer_digest == sha256(model / "tokenizer.model")
 
 

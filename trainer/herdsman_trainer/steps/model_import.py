@@ -73,6 +73,7 @@ def run(config: ModelImportConfig, run: RunContext) -> Artifact:
         vocab_size=written.vocab_size,
         tokenizer_digest=written.tokenizer.digest,
         dtype=dtype_name(written.dtype),
+        formats=["huggingface"],
         inputs={**imported.inputs, **(downloaded.inputs if downloaded is not None else {})},
         report={**written.figures, **(downloaded.figures if downloaded is not None else {})},
         known=written.digests,

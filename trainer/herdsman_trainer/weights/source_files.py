@@ -27,7 +27,15 @@ def open_source(source: Path, root: Path, dtype: torch.dtype | None, *, frozen: 
     Of several forms in one directory safetensors come before .bin, Meta's and GGUF. `frozen` files are never changed.
     Raises BadInput, naming file and remedy, for whatever is not a whole model.
     """
-    check_files(source, root)
+    for path in sorted(source.iterdir()) if source.is_dir() else [source]:
+        check_file(path, root)
+    model = _open(source, root, dtype, frozen=frozen)
+    for path in model.others:  # a tokenizer may lie above
+        check_file(path, root)
+    return model
+
+
+def _open(source: Path, root: Path, dtype: torch.dtype | None, *, frozen: bool) -> OpenedModel:
     if source.is_file():
         if source.suffix != ".gguf":
             hint = "Name the directory that the file lies in, with configuration and tokenizer beside it."
@@ -43,22 +51,24 @@ def open_source(source: Path, root: Path, dtype: torch.dtype | None, *, frozen: 
     return open_directory(source, dtype, pickled=False, frozen=frozen)
 
 
-def check_files(source: Path, root: Path) -> None:
-    """Raise BadInput for files that lead outside the volume, are half-downloaded, or are Git LFS pointers."""
-    for path in sorted(source.iterdir()) if source.is_dir() else [source]:
-        unfinished = path.suffix in UNFINISHED
-        name = path.stem if unfinished else path.name
-        if not name.endswith(SUFFIXES):
-            continue
-        if not path.resolve().is_relative_to(root.resolve()):
-            message = "The file is a link that leads outside its volume."
-            raise BadInput(message, file=str(path), hint="Copy the file itself onto the volume.")
-        if unfinished:
-            size = path.stat().st_size
-            message = f"The download of {name} is not finished: {path.name} has {size} bytes so far."
-            raise BadInput(message, file=str(path), hint="Let it finish, or delete what is left of it.")
-        if path.is_file() and path.stat().st_size <= LFS_MOST_BYTES and path.read_bytes().startswith(LFS_HEAD):
-            raise _lfs_pointer(path)
+def check_file(path: Path, root: Path) -> None:
+    """Raise BadInput for a file that leads outside the volume, is half-downloaded, or is a Git LFS pointer.
+
+    Files of other kinds than weights, configuration and tokenizers are let alone.
+    """
+    unfinished = path.suffix in UNFINISHED
+    name = path.stem if unfinished else path.name
+    if not name.endswith(SUFFIXES):
+        return
+    if not path.resolve().is_relative_to(root.resolve()):
+        message = "The file is a link that leads outside its volume."
+        raise BadInput(message, file=str(path), hint="Copy the file itself onto the volume.")
+    if unfinished:
+        size = path.stat().st_size
+        message = f"The download of {name} is not finished: {path.name} has {size} bytes so far."
+        raise BadInput(message, file=str(path), hint="Let it finish, or delete what is left of it.")
+    if path.is_file() and path.stat().st_size <= LFS_MOST_BYTES and path.read_bytes().startswith(LFS_HEAD):
+        raise _lfs_pointer(path)
 
 
 def _lfs_pointer(path: Path) -> BadInput:
