@@ -109,7 +109,7 @@ class MergeOutputs(ApiModel):
     def formats(self) -> list[Literal["huggingface", "pth", "gguf"]]:
         """The forms, as the artifact's contract lists them."""
         given = {"huggingface": self.huggingface is not None, "pth": self.pth is not None, "gguf": bool(self.gguf)}
-        return [name for name in ("huggingface", "pth", "gguf") if given[name]]  # type: ignore[misc]
+        return [name for name in ("huggingface", "pth", "gguf") if given[name]]
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -96,11 +96,12 @@ def environment(resource: ModelImport, site: Site) -> Sequence[Entry]:
 def config(resource: ModelImport, frame: Frame, inputs: Inputs, site: Site) -> ModelImportConfig:
     """Return the configuration of one attempt."""
     spec, found = resource.spec, inputs.found
-    given = {"hub": spec.source.hub, "s3": spec.source.s3, "http": spec.source.http}
+    source = spec.source
+    remote = source.hub is not None or source.s3 is not None or source.http is not None
     return ModelImportConfig(
         **frame.members(),
         source=found[SOURCE].to_input(site) if SOURCE in found else None,
-        remote=RemoteSource(**given) if any(given.values()) else None,
+        remote=RemoteSource(hub=source.hub, s3=source.s3, http=source.http) if remote else None,
         keep_downloads=spec.keep_downloads,
         initialise=spec.source.initialise,
         tokenizer=found[TOKENIZER_FIELD].to_input(site) if TOKENIZER_FIELD in found else None,
