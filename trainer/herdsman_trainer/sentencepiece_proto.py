@@ -7,6 +7,7 @@ piece is `string piece = 1; float score = 2; enum type = 3`. Appending bytes lea
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 PIECES, TRAINER_SPEC, NORMALIZER_SPEC = 1, 2, 3
@@ -55,8 +56,7 @@ class _Field(NamedTuple):
 
 def read_pieces(model: bytes) -> list[Piece]:
     """Return the pieces in file order; ValueError says why the bytes are no complete SentencePiece model."""
-    fields = _fields_of_model(model)
-    return [_piece(field.value) for field in fields if field.number == PIECES and isinstance(field.value, bytes)]
+    return list(_pieces(model))
 
 
 def model_type(model: bytes) -> int:
@@ -100,6 +100,13 @@ def as_control(model: bytes, ids: Collection[int]) -> bytes:
             position = field.end
         piece_id += 1
     return b"".join([*parts, model[position:]])
+
+
+@lru_cache(maxsize=2)
+def _pieces(model: bytes) -> tuple[Piece, ...]:
+    """Read the pieces once: a step asks for those of one large model several times."""
+    fields = _fields_of_model(model)
+    return tuple(_piece(field.value) for field in fields if field.number == PIECES and isinstance(field.value, bytes))
 
 
 def _fields_of_model(model: bytes) -> list[_Field]:
