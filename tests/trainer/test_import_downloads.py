@@ -83,6 +83,8 @@ def test_expected_digests_are_counted_and_a_wrong_one_is_refused(tmp_path, remot
     expected = {WEIGHTS: sha256((model / WEIGHTS).read_bytes())}
     _, directory = import_remote(tmp_path, sources(remote)["s3"], sha256=expected)
     assert figures(directory)["files_with_expected_sha256"] == "1"
+    _, directory = import_remote(tmp_path, sources(remote)["http"], "web")
+    assert figures(directory)["files_with_expected_sha256"] == str(len(remote.files))
     with pytest.raises(BadInput, match=f"{WEIGHTS} has the SHA-256"):
         import_remote(tmp_path / "other", sources(remote)["s3"], sha256={WEIGHTS: "0" * 64})
 

@@ -44,7 +44,7 @@ class Downloaded:
     digests: Mapping[str, FileDigest]
     """Size and SHA-256 of each, by its path in `directory`."""
     expected: Mapping[str, str]
-    """spec.sha256 by path in `directory`; all of it was checked."""
+    """The SHA-256 that the spec or the source says of them, by path in `directory`; all of it was checked."""
     inputs: Mapping[str, str]
     """What is put on record about them, by field of the spec."""
     share: float
@@ -92,7 +92,10 @@ def fetch(
         files = _expected(source.files(), config.sha256, config.remote.field)
         held = {file.name: held_digest(file, store, read=config.verify_inputs == "Digests") for file in files}
         missing = [file for file in files if held[file.name] is None]
-        sizes = {file.name: source.sized(file) for file in missing}
+        sizes: dict[str, int | None] = {}
+        for file in missing:
+            run.raise_if_stopped()
+            sizes[file.name] = source.sized(file)
         require_space(store.root, _still_to_come(missing, sizes, store), "the download", margin=MARGIN)
         progress = DownloadProgress(run, sizes)
         digests = {name: digest for name, digest in held.items() if digest is not None}
@@ -121,7 +124,7 @@ def fetch(
         directory=top / directory,
         named=config.remote.field if directory == "." else f"{config.remote.field}/{directory}",
         digests={inside[name]: FileDigest(bytes=sizes_there[name], sha256=digests[name]) for name in digests},
-        expected={inside[name]: digest for name, digest in config.sha256.items()},
+        expected={inside[file.name]: file.sha256 for file in files if file.sha256 is not None},
         inputs=_inputs(config.remote, files, digests),
         share=DOWNLOADING if missing else 0.0,
         figures={"downloaded_bytes": progress.received, "reused_bytes": reused},

@@ -34,7 +34,7 @@ FIELD = "spec.source.hub"
 TRANSPORT_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 """What the HTTP library that huggingface_hub uses, httpx or httpx2 by its version, raises."""
 PUBLIC_HUB = "https://huggingface.co"
-LISTING_SECONDS = 60.0
+LISTING_SECONDS = 30.0
 _YES = frozenset({"1", "on", "yes", "true"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_OID = re.compile(r"[0-9a-f]{40}")

@@ -89,7 +89,7 @@ class ModelImportSpec(RunPolicy):
 
 
 class ModelImport(Resource):
-    """Brings base weights in from a volume and verifies them, or initialises new ones."""
+    """Brings base weights in from a hub, a bucket, the web or a volume and verifies them, or initialises new ones."""
 
     KIND: ClassVar[str] = "ModelImport"
     kind: Literal["ModelImport"] = "ModelImport"
