@@ -15,6 +15,7 @@ from herdsman_trainer.tokenizers import load_tokenizer
 from herdsman_trainer.weights.import_records import ImportRecords, import_key
 from herdsman_trainer.weights.initialisation import write_initial_model
 from herdsman_trainer.weights.model_writing import Announce, WrittenModel
+from herdsman_trainer.weights.opened_model import OpenedModel
 from herdsman_trainer.weights.source_digests import check_expected, expected_files, take_digests, tell_published
 from herdsman_trainer.weights.source_files import open_source
 from herdsman_trainer.weights.tensor_spec import FLOAT_NAMES, dtype_name
@@ -125,7 +126,7 @@ def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Impor
     ahead = {name: path for name, path in files.items() if path not in later}
     ahead |= expected_files(directory, config.sha256)
     unread = {name: ahead[name] for name in ahead.keys() - source.digests.keys()}
-    share, taken = _digests(unread, model.bytes, run, source.share)
+    share, taken = _digests(unread, model, run, source.share)
     known = {**source.digests, **taken}
     check_expected(directory, config.sha256, known)
     digests: Mapping[str, FileDigest] | None = None
@@ -152,22 +153,23 @@ def _import(config: ModelImportConfig, source: Source, run: RunContext) -> Impor
 
 
 def _digests(
-    files: Mapping[str, Path], to_write: int, run: RunContext, begins: float
+    files: Mapping[str, Path], model: OpenedModel, run: RunContext, begins: float
 ) -> tuple[float, dict[str, FileDigest]]:
     """Take digests, reporting by bytes; returns with them the share of the whole work that is then done.
 
     `begins` is the share that is done before.
     """
     size = sum(path.stat().st_size for path in files.values())
+    total = max(1, size + model.bytes)
     read = 0
 
     def on_bytes(name: str, count: int) -> None:
         nonlocal read
         read += count
         run.raise_if_stopped()
-        run.report(activity=f"checking {name}", done=begins + (1 - begins) * read / max(1, size + to_write))
+        run.report(activity=f"checking {name}", done=begins + (1 - begins) * read / total)
 
-    return begins + (1 - begins) * size / max(1, size + to_write), take_digests(files, on_bytes)
+    return begins + (1 - begins) * size / total, take_digests(files, model.weights, on_bytes)
 
 
 def _key(config: ModelImportConfig, files: Mapping[str, Path], known: Mapping[str, FileDigest]) -> str:

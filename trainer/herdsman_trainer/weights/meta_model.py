@@ -8,6 +8,7 @@ rotary embedding, which `_half_by_half` undoes.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class MetaModel:
     """The dimension along which the parts are put together; None where every file holds the whole."""
     shapes: Mapping[str, tuple[int, ...]]
 
-    @property
+    @cached_property
     def tied(self) -> bool:
         """Whether the head is the embedding: Llama 3.2 1B and 3B store it twice."""
         if HEAD not in self.parts:

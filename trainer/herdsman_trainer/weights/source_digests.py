@@ -1,7 +1,7 @@
 """Digests of the files an import is made from: taken, compared with what was expected, and looked up."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +26,13 @@ def expected_files(directory: Path, expected: Mapping[str, str]) -> dict[str, Pa
     return files
 
 
-def take_digests(files: Mapping[str, Path], on_bytes: Callable[[str, int], None]) -> dict[str, FileDigest]:
-    """Read each file once; of torch's checkpoints the checksums inside are compared too (pickle_reading)."""
+def take_digests(
+    files: Mapping[str, Path], weights: Sequence[Path], on_bytes: Callable[[str, int], None]
+) -> dict[str, FileDigest]:
+    """Read each file once; where weights are torch's checkpoints the checksums inside are compared (pickle_reading)."""
     found = {}
     for name, path in files.items():
-        read = digest_checkpoint if path.suffix in CHECKPOINTS else digest_file
+        read = digest_checkpoint if path in weights and path.suffix in CHECKPOINTS else digest_file
         found[name] = read(path, partial(on_bytes, name))
     return found
 
