@@ -147,6 +147,18 @@ def test_any_blocks_of_rows_give_the_same_file(tmp_path, deep, files):
         assert (tmp_path / sink.name).read_bytes() == files[sink.name.split("-")[1].removesuffix(".gguf")].read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_any_number_of_threads_gives_the_same_bytes(monkeypatch, kind):
+    libgguf = pytest.importorskip("libgguf", reason="needs llama.cpp's k-quants: pip install libgguf")
+    rows = torch.randn(1030, 256, generator=torch.Generator().manual_seed(0))
+    parts = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        parts.append(bytes(gguf_quantisation.quantise(rows, gguf.GGMLQuantizationType[kind])))
+    assert parts[0] == parts[1]
+    assert parts[0] == libgguf.quantize_rows(rows.numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
+
+
 def test_an_attempt_goes_on_where_another_was_killed(tmp_path, deep, files):
     chain = open_chain(deep)
     specs = chain.merge.plan.specs
@@ -192,12 +204,15 @@ def test_query_and_key_rows_are_interleaved_within_each_head():
 
 def test_the_metadata_describes_the_model(tmp_path, tokenizer):
     model = wide_llama(tmp_path / "model", tokenizer, head_dim=32, rms_norm_eps=1e-5)
+    config = json.loads((model / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (model / "config.json").write_text(json.dumps(config))
     found = metadata_of(write_gguf_files(tmp_path, model, "Q8_0", name="zh", template="alpaca")["Q8_0"])
     assert found["general.name"] == "zh"
     assert (found["general.file_type"], found["general.quantization_version"]) == (7, 2)
     assert found["general.size_label"] == "500K"
     expected = {
-        "context_length": 512,
+        "context_length": 2048,
         "embedding_length": 256,
         "feed_forward_length": 256,
         "block_count": 1,

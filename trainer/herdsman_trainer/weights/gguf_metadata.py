@@ -55,8 +55,8 @@ class GgufDescription:
 
     @property
     def context(self) -> int:
-        """Positions the model was made for."""
-        return int(self.config["max_position_embeddings"])
+        """Positions the model was made for; early conversions of LLaMA do not say."""
+        return int(self.config.get("max_position_embeddings", 2048))
 
     @property
     def add_bos(self) -> bool:
@@ -86,7 +86,7 @@ def describe(writer: GGUFWriter, model: GgufDescription, file_type: LlamaFileTyp
     writer.add_head_count_kv(model.key_heads)
     writer.add_key_length(model.head_size)
     writer.add_value_length(model.head_size)
-    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
     writer.add_rope_dimension_count(model.head_size)
     rope = rope_settings(config)
     writer.add_rope_freq_base(float(rope["rope_theta"]))

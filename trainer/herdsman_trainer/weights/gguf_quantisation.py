@@ -1,8 +1,10 @@
 """Rounds rows of float32 to the types of GGUF, as llama.cpp itself does, with or without an importance matrix."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from herdsman_trainer.weights.tensor_spec import tensor_bytes
 Importance = Mapping[str, "numpy.ndarray[Any, numpy.dtype[numpy.float32]]"]
 """By GGUF name of a matrix, how much each of its columns matters: mean squares of what a text brings there."""
 
+PARALLEL_VALUES = 1 << 18
+"""The smallest block of a k-quant whose rows are shared out among threads."""
 FLOAT16_MAX = torch.finfo(torch.float16).max
 _RARELY_SAMPLED = ("token_embd.weight", "output.weight")
 """What llama-imatrix leaves out unless told otherwise."""
@@ -48,7 +52,32 @@ def quantise(block: torch.Tensor, kind: GGMLQuantizationType, importance: Any | 
     library = _libgguf()
     if library is None:
         return memoryview(gguf.quants.quantize(rows, kind))
-    return memoryview(library.quantize_rows(rows, kind, importance))
+    stored: Any = numpy.empty((len(rows), library.row_size(kind, rows.shape[1])), dtype=numpy.uint8)
+
+    def encode(part: slice) -> None:
+        count, width = rows[part].shape
+        library.quantize_rows_into_raw(kind, rows[part], stored[part], count, width, importance)
+
+    parts = _parts(len(rows), rows.size, kind)
+    if len(parts) == 1:
+        encode(parts[0])
+    else:
+        list(_workers().map(encode, parts))
+    return memoryview(stored)
+
+
+def _parts(rows: int, values: int, kind: GGMLQuantizationType) -> list[slice]:
+    """Cut rows into one part for each of torch's threads, where the search for scales takes longer than the cutting."""
+    slow = block_size(kind) > 32
+    count = min(torch.get_num_threads(), rows) if slow and values >= PARALLEL_VALUES else 1
+    edges = [rows * place // count for place in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(edges)]
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    """Return threads for rows; the library leaves the interpreter alone while it works."""
+    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="quantise")
 
 
 def check_library(kinds: Iterable[GGMLQuantizationType], *, weighted: bool) -> None:
