@@ -1,9 +1,11 @@
 """The commands that look and tidy up."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -220,3 +222,14 @@ def test_a_bug_is_one_sentence_and_no_traceback(herdsman, monkeypatch):
     assert code == 70
     assert err.startswith("herdsman: this is a bug in Herdsman: ZeroDivisionError: division by zero; HERDSMAN_DEBUG=1")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["quickstart", "smollm2-zh"])
+def test_every_resource_of_an_example_can_run_here(herdsman, tmp_path, name):
+    folder = Path(__file__).parents[2] / "examples" / name
+    (tmp_path / "data").mkdir()
+    code, out, _ = herdsman("plan", str(folder), "--volume", f"{name}={tmp_path / 'data'}")
+    assert code == 0, out
+    told = re.search(r"(\d+) of (\d+) resources can run", out)
+    assert told is not None
+    assert told[1] == told[2] != "0", out

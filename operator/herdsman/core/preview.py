@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from herdsman.api.meta import Condition
+from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Artifact, ConditionType, Phase, Reason, Status
 from herdsman.core.conditions import holds
@@ -66,7 +67,15 @@ def assumed_success(resource: AnyResource, resources: Mapping[Key, AnyResource],
         return None
     parents = _parents(resource, resources)
     path = "artifact" if target.path == "." else f"{target.path}/artifact"
-    artifact = Artifact(kind=kind.value, claim=target.claim, path=path, digest=ASSUMED_DIGEST, bytes=0, parents=parents)
+    artifact = Artifact(
+        kind=kind.value,
+        claim=target.claim,
+        path=path,
+        digest=ASSUMED_DIGEST,
+        bytes=0,
+        parents=parents,
+        formats=resource.spec.outputs.formats if isinstance(resource, LoRAMerge) else [],
+    )
     complete = _condition(ConditionType.COMPLETE, Reason.SUCCEEDED, resource.metadata.generation, now)
     return Status(phase=Phase.SUCCEEDED, conditions=[complete], artifact=artifact)
 
