@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 
 import peft_models as build
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.weights import published
 from herdsman_trainer.weights.adapters import LoraSettings, load_adapter
 from herdsman_trainer.weights.merge import merge
+from herdsman_trainer.weights.published import Published
 from herdsman_trainer.weights.reading import open_model_weights
 from herdsman_trainer.weights.writing import write_tensors
+from imports import sha256
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = build.ROWS + 3
@@ -194,6 +197,29 @@ def test_a_pickled_adapter_is_mapped_and_not_loaded(tmp_path, base):
     maps = (line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("adapter_model.bin"))
     spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
     assert any(start <= tensor.data_ptr() < stop for start, stop in spans)
+
+
+def test_a_published_adapter_is_recognised_by_itself(tmp_path, base, monkeypatch):
+    directory = build.adapter(tmp_path / "adapter", base, rows=ROWS)
+    rewrite(directory, dict, pickled=True)
+    digest = sha256(directory / "adapter_model.bin")
+    table = {digest: Published(digest, "Chinese-Alpaca-7B", "adapter", "adapter_model.bin")}
+    monkeypatch.setattr(published, "_table", lambda: table)
+    _, note = load_adapter(directory).notes
+    assert "this is Chinese-Alpaca-7B (the LoRA in adapter_model.bin)" in note
+
+
+def test_a_changed_value_in_a_pickled_adapter_is_found(tmp_path, base):
+    directory = build.adapter(tmp_path / "adapter", base, rows=ROWS)
+    rewrite(directory, dict, pickled=True)
+    path = directory / "adapter_model.bin"
+    needle = load_adapter(directory).read(f"{Q0}.lora_A.weight").numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(needle) + 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"has the CRC-32 .* and was saved with") as caught:
+        load_adapter(directory)
+    assert caught.value.file == str(path)
 
 
 def nothing(_tensors):

@@ -11,7 +11,8 @@ import torch
 
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.adapter_keys import sort_keys
-from herdsman_trainer.weights.pickle_reading import read_tensors, tensor_specs
+from herdsman_trainer.weights.pickle_reading import digest_checkpoint, read_tensors, tensor_specs
+from herdsman_trainer.weights.published import recognise
 from herdsman_trainer.weights.reading import open_safetensors, read_json_object
 from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
@@ -99,8 +100,9 @@ def load_adapter(directory: Path) -> Adapter:
     """Open an adapter directory.
 
     `adapter_model.safetensors` is mapped into memory, and so is an `adapter_model.bin` as the published adapters have
-    it: nothing in it is run, and it is noted. Raises BadInput, naming file and remedy, for anything that is not plain
-    LoRA with fully trained matrices, and for matrices that do not belong together.
+    it: nothing in it is run, its checksums are compared, and it is named if it is a published one. Raises BadInput,
+    naming file and remedy, for anything that is not plain LoRA with fully trained matrices, and for matrices that do
+    not belong together.
     """
     settings = _settings(directory / CONFIG_FILE)
     weights = directory / WEIGHTS_FILE
@@ -113,7 +115,10 @@ def load_adapter(directory: Path) -> Adapter:
         weights = directory / PICKLE_FILE
         tensors = read_tensors(weights)
         specs, read = tensor_specs(tensors), tensors.__getitem__
+        digest = digest_checkpoint(weights, lambda _count: None).sha256
         notes = (f"{weights} is a pickle file; it was read with weights_only=True. Prefer {WEIGHTS_FILE}.",)
+        if published := recognise(digest):
+            notes = (*notes, f"{weights} is recognised by its SHA-256: this is {published}.")
     else:
         message = f"The directory has neither {WEIGHTS_FILE} nor {PICKLE_FILE}."
         raise BadInput(message, file=str(directory), hint="Name the directory that save_pretrained wrote.")
