@@ -11,8 +11,9 @@ import torch
 import uvicorn
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
-from herdsman_server.app import ServerState, create_app
+from herdsman_server.app import create_app
 from herdsman_server.engine import ServedModel
+from herdsman_server.state import ServerState
 from herdsman_trainer.prompts import TEMPLATES
 from herdsman_trainer.tokenizers import load_tokenizer
 from tiny import tiny_sentencepiece

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
 from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
-from herdsman_server.app import ServerState, create_app
+from herdsman_server.app import create_app
 from herdsman_server.engine import ServedModel
+from herdsman_server.state import ServerState
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 
 log = logging.getLogger("herdsman_server")

@@ -1,19 +1,13 @@
 """The HTTP face: OpenAI's routes, health, readiness and metrics."""
 
-import hmac
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.answers import (
     ENGINE_FAILED,
     Answer,
@@ -21,11 +15,11 @@ from herdsman_server.answers import (
     collect,
     model_card,
     model_list,
-    validation_message,
     wanted_generation,
 )
 from herdsman_server.connection import ClientLeftError, while_connected
-from herdsman_server.engine import ServedModel
+from herdsman_server.errors import add_error_handlers
+from herdsman_server.gate import Gate
 from herdsman_server.generations import (
     Generation,
     GenerationFailedError,
@@ -33,54 +27,14 @@ from herdsman_server.generations import (
     QueueClosedError,
     QueueFullError,
 )
-from herdsman_server.metrics import ServerMetrics
 from herdsman_server.openai_api import ApiError, ChatRequest, CompletionRequest
-
-
-@dataclass
-class ServerState:
-    """What the routes work with; the model comes in later than the port is open."""
-
-    model_name: str
-    limits: ServerLimits = field(default_factory=ServerLimits)
-    api_keys: Sequence[bytes] = ()
-    """Any of these opens /v1; none leaves it open."""
-    metrics: ServerMetrics = field(default_factory=ServerMetrics)
-    served: ServedModel | None = None
-    queue: GenerationQueue | None = None
-    draining: bool = False
-    """Whether the server goes on answering and is about to stop: nobody should send it anything new."""
-    started: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def unready(self) -> str | None:
-        """Why nothing should be sent here, or None."""
-        if self.draining:
-            return "the server is stopping"
-        return "the model is loading" if self.queue is None else None
-
-    def serve(self, served: ServedModel) -> None:
-        """Open the completion routes for a model that has answered once."""
-        self.served = served
-        self.queue = GenerationQueue(served.engine, served.tokenizer, self.limits.queue_length, self.metrics)
-        self.metrics.ready.set(1)
-
-    def drain(self) -> None:
-        """Say that the server stops, and go on answering; clients that keep a connection open are told to drop it."""
-        self.draining = True
-        self.metrics.ready.set(0)
-
-    def close(self) -> None:
-        """Finish what is queued and end the worker."""
-        self.metrics.ready.set(0)
-        if self.queue is not None:
-            self.queue.close()
+from herdsman_server.state import ServerState
 
 
 def create_app(state: ServerState) -> FastAPI:
     """Return the application; it answers 503 on the completion routes until `state.serve` was called."""
     app = FastAPI(title="Herdsman model server", version="1", docs_url="/docs", redoc_url=None)
-    _add_errors(app)
+    add_error_handlers(app)
 
     app.add_middleware(Gate, state=state)
 
@@ -179,74 +133,3 @@ def _check_model(state: ServerState, name: str) -> None:
     if name != state.model_name:
         message = f"The model {name!r} does not exist; this server has {state.model_name!r}."
         raise ApiError(404, message, code="model_not_found", param="model")
-
-
-class Gate:
-    """Checks the API key and counts answers, before and behind the routes; it leaves streams alone.
-
-    While the server is about to stop, each answer is the last one of its connection.
-    """
-
-    def __init__(self, app: ASGIApp, state: ServerState) -> None:
-        self._app = app
-        self._state = state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
-            await self._app(scope, receive, send)
-            return
-        status = "500"
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = str(message["status"])
-                if self._state.draining:
-                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            await send(message)
-
-        try:
-            if _authorised(Request(scope), self._state.api_keys):
-                await self._app(scope, receive, counted)
-            else:
-                message = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
-                await _error(ApiError(401, message, code="invalid_api_key"))(scope, receive, counted)
-        finally:
-            # Only routes that exist become label values, or anybody could make series without end.
-            route = scope.get("route")
-            endpoint = route.path if route is not None else "other"
-            self._state.metrics.requests.labels(endpoint, status).inc()
-
-
-def _authorised(request: Request, keys: Sequence[bytes]) -> bool:
-    if not keys:
-        return True
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
-    # Every key is compared, each in constant time, so that the time tells nothing.
-    matches = [hmac.compare_digest(given, key) for key in keys]
-    return any(matches)
-
-
-def _error(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body, error.status, headers=error.headers)
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
-        return _error(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        message, param = validation_message(error.errors())
-        return _error(ApiError(400, message, param=param))
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path}: {error.detail}."
-        return _error(ApiError(error.status_code, message, headers=dict(error.headers or {})))
-
-    @app.exception_handler(Exception)
-    async def crash(_: Request, __: Exception) -> Response:
-        return _error(ENGINE_FAILED)
