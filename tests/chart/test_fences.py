@@ -66,11 +66,15 @@ def test_downloads_reach_everything_but_the_metadata_of_a_cloud():
 
 
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
-    (rule,) = render().one("NetworkPolicy", "release-herdsman-servers")["spec"]["ingress"]
-    assert rule["from"][:2] == [
+    clients, metrics = render().one("NetworkPolicy", "release-herdsman-servers")["spec"]["ingress"]
+    assert clients["from"] == [
         {"podSelector": {}},
         {"namespaceSelector": {"matchLabels": {"herdsman.dev/clients": "true"}}},
     ]
+    assert clients["ports"] == [{"port": "http", "protocol": "TCP"}]
+    (monitoring,) = metrics["from"]
+    assert monitoring["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
 
 
 def test_the_operator_reaches_the_api_server_and_trainers_only():

@@ -101,8 +101,9 @@ def test_budget_and_monitor_select_what_is_the_servers():
     assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == pods
     monitor = found["ServiceMonitor"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= found["Service"]["metadata"]["labels"].items()
-    assert monitor["spec"]["endpoints"] == [{"port": "http", "interval": "15s"}]
-    assert found["Service"]["spec"]["ports"][0]["name"] == "http"
+    assert monitor["spec"]["endpoints"] == [{"targetPort": "metrics", "interval": "15s"}]
+    ports = found["Deployment"]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert "metrics" in {port["name"] for port in ports}
     assert monitor["metadata"]["labels"] == {**pods, "release": "prometheus"}
     assert "release" not in found["Service"]["metadata"]["labels"]
 

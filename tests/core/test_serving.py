@@ -47,7 +47,11 @@ def test_a_server_is_a_deployment_behind_a_service():
     assert service["selector"] == deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
     assert service["ports"][0]["port"] == 9000
     container = deployment["template"]["spec"]["containers"][0]
-    assert container["ports"] == [{"name": "http", "containerPort": 9000}]
+    assert container["ports"] == [
+        {"name": "http", "containerPort": 9000},
+        {"name": "metrics", "containerPort": 9400},
+    ]
+    assert [port["name"] for port in service["ports"]] == ["http"], "the metrics are no business of clients"
     assert container["command"][1:3] == ["-m", "herdsman_server"]
     assert "restartPolicy" not in deployment["template"]["spec"]
 
@@ -95,12 +99,59 @@ def test_a_replica_has_time_to_finish_its_answers_after_the_cluster_has_heard_th
     assert '"acceptSeconds": 0' in children(model_server(), site=LAPTOP)["ConfigMap"]["data"]["job.json"]
 
 
-def test_a_key_comes_from_its_secret_and_stands_nowhere_else():
-    made = children(model_server(apiKey={"secret": {"name": "chat-keys", "key": "api"}}))
-    environment = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]
-    reference = {"secretKeyRef": {"name": "chat-keys", "key": "api"}}
-    assert {"name": "HERDSMAN_API_KEY", "valueFrom": reference} in environment
+KEY = {"apiKey": {"secret": {"name": "chat-keys", "key": "api"}}}
+
+
+def test_on_a_cluster_keys_are_a_file_that_follows_its_secret():
+    made = children(model_server(**KEY))
+    pod_spec = made["Deployment"]["spec"]["template"]["spec"]
+    container = pod_spec["containers"][0]
+    (volume,) = [volume for volume in pod_spec["volumes"] if "secret" in volume]
+    assert volume["secret"]["secretName"] == "chat-keys"
+    assert volume["secret"]["items"] == [{"key": "api", "path": "keys"}]
+    assert "optional" not in volume["secret"], "without the Secret nothing may start"
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+    assert mount["readOnly"]
+    assert "subPath" not in mount, "a subPath never changes"
+    others = [other["mountPath"] for other in container["volumeMounts"] if other is not mount]
+    assert not any(mount["mountPath"].startswith(f"{other}/") for other in others), (
+        "no mount point can be made in a volume"
+    )
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["HERDSMAN_API_KEY_FILE"] == f"{mount['mountPath']}/keys"
+    assert "HERDSMAN_API_KEY" not in environment, "it would go on to hold when the Secret has changed"
     assert "chat-keys" not in made["ConfigMap"]["data"]["job.json"]
+
+
+def test_on_one_machine_the_key_is_a_variable():
+    pod_spec = children(model_server(**KEY), site=LAPTOP)["Deployment"]["spec"]["template"]["spec"]
+    reference = {"secretKeyRef": {"name": "chat-keys", "key": "api"}}
+    assert {"name": "HERDSMAN_API_KEY", "valueFrom": reference} in pod_spec["containers"][0]["env"]
+    assert not any("secret" in volume for volume in pod_spec["volumes"])
+
+
+PORTS = {
+    "the cluster's": (CLUSTER, {}, 9400),
+    "the spec's": (CLUSTER, {"metricsPort": 9401}, 9401),
+    "none on one machine": (LAPTOP, {}, 0),
+    "the spec's on one machine": (LAPTOP, {"metricsPort": 9401}, 9401),
+}
+
+
+@pytest.mark.parametrize("what", PORTS)
+def test_the_port_of_the_metrics(what):
+    site, spec, port = PORTS[what]
+    made = children(model_server(**spec), site=site)
+    assert f'"metricsPort": {port}' in made["ConfigMap"]["data"]["job.json"]
+    ports = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert [entry["containerPort"] for entry in ports if entry["name"] == "metrics"] == ([port] if port else [])
+
+
+def test_limits_and_origins_reach_the_server():
+    made = children(model_server(limits={"bodyBytes": 2048}, corsOrigins=["https://app.example.com"]))
+    text = made["ConfigMap"]["data"]["job.json"]
+    assert '"bodyBytes": 2048' in text
+    assert '"https://app.example.com"' in text
 
 
 CRASHED = pod("ms-chat-1", phase="Failed", exit_code=1, container="server")

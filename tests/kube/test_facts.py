@@ -164,6 +164,9 @@ def test_whether_the_end_of_every_pod_is_known(name):
     assert pods_are_known(job(condition("Complete"), succeeded=1), pods) is known
 
 
+NO_SECRET = 'MountVolume.SetUp failed for volume "secret-0" : secret "chat-keys" not found'
+NO_KEY = 'MountVolume.SetUp failed for volume "secret-0" : references non-existent secret key: api'
+UNMOUNTED = "Unable to attach or mount volumes: unmounted volumes=[secret-0]: timed out waiting for the condition"
 EVENTS = {
     "nothing": ([], None),
     "what is normal": ([event("SuccessfulCreate", "Created pod", kind="Normal")], None),
@@ -179,6 +182,19 @@ EVENTS = {
     "the newest of several": (
         [event("FailedMount", "old", at=START), event("FailedAttachVolume", "new", at=END)],
         Cause("FailedAttachVolume", "new"),
+    ),
+    "a Secret that is missing": (
+        [event("FailedMount", NO_SECRET)],
+        Cause("SecretNotFound", NO_SECRET),
+    ),
+    "a Secret that is missing, of which only the volume was told since": (
+        [event("FailedMount", NO_SECRET, at=START), event("FailedMount", UNMOUNTED, at=END)],
+        Cause("SecretNotFound", NO_SECRET),
+    ),
+    "a Secret without the key": ([event("FailedMount", NO_KEY)], Cause("SecretNotFound", NO_KEY)),
+    "volumes that are waited for": (
+        [event("FailedScheduling", "none", at=START), event("FailedMount", UNMOUNTED, at=END)],
+        Cause("FailedMount", UNMOUNTED),
     ),
     "a missing StorageClass": ([event("ProvisioningFailed", "no class")], Cause("FailedMount", "no class")),
 }

@@ -178,7 +178,9 @@ S3_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """The environment variables that hold what remote sources need; an S3 source's Secret has keys of the same names."""
 
 API_KEY_VARIABLE = "HERDSMAN_API_KEY"
-"""The environment variable that holds the key clients need."""
+"""The environment variable that holds the key clients need, or several, one a line."""
+API_KEY_FILE_VARIABLE = f"{API_KEY_VARIABLE}_FILE"
+"""The environment variable with the path of a file of keys, one a line, which is read again when it changes."""
 
 
 class ServerConfig(ApiModel):
@@ -197,6 +199,10 @@ class ServerConfig(ApiModel):
     port: int = Field(ge=1, le=65535)
     device: Literal["cpu", "cuda"] = "cpu"
     limits: ServerLimits = Field(default_factory=ServerLimits)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """The port of /metrics; 0 serves none."""
+    cors_origins: list[str] = Field(default_factory=list)
+    """Origins of web pages that may use the server."""
     accept_seconds: int = Field(default=0, ge=0)
     """Seconds it goes on accepting requests after SIGTERM, while those who send them hear that it stops."""
 

@@ -83,7 +83,7 @@ def _budget(budget: DisruptionBudget, metadata: Mapping[str, Any]) -> Manifest:
 def _monitor(monitoring: Monitoring, metadata: Mapping[str, Any]) -> Manifest:
     spec = {
         "selector": {"matchLabels": metadata["labels"]},
-        "endpoints": [{"port": "http", "interval": monitoring.interval}],
+        "endpoints": [{"targetPort": "metrics", "interval": monitoring.interval}],
     }
     return {
         "apiVersion": "monitoring.coreos.com/v1",

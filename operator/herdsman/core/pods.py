@@ -5,12 +5,13 @@ workspace's claim, /tmp and /dev/shm.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from herdsman.api.meta import API_VERSION
 from herdsman.api.v1alpha1.compute import Compute
 from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.api.v1alpha1.secrets import SecretKeyRef
 from herdsman.core.environment import escaped
 from herdsman.core.site import Site
 
@@ -43,6 +44,8 @@ class ContainerSpec:
     grace_seconds: int = 30
     env: Sequence[Mapping[str, Any]] = ()
     """Its environment."""
+    secrets: Mapping[str, SecretKeyRef] = field(default_factory=dict)
+    """Values of Secrets that are mounted as files, which follow a change of the Secret, by the path of the file."""
 
 
 def owner_references(resource: AnyResource) -> list[dict[str, Any]]:
@@ -168,6 +171,13 @@ def _volumes(
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
     ]
+    for number, (file, reference) in enumerate(sorted(container.secrets.items())):
+        # Not as a subPath, which would stay as it was when the pod started.
+        directory, _, name = file.rpartition("/")
+        items = [{"key": reference.key, "path": name}]
+        secret = {"secretName": reference.name, "items": items, "defaultMode": 0o440}
+        volumes.append({"name": f"secret-{number}", "secret": secret})
+        mounts.append({"name": f"secret-{number}", "mountPath": directory, "readOnly": True})
     written = {container.writes} if container.writes is not None else set()
     for number, claim in enumerate(sorted(written | set(container.reads))):
         read_only = claim != container.writes

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
+from herdsman.api.job_config import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerConfig
 from herdsman.api.v1alpha1.model_server import ApiKey, ModelServer, ModelServerSpec
 from herdsman.core import names, pods
 from herdsman.core.environment import from_secret, no_hub
@@ -26,6 +26,8 @@ GENERATION = "herdsman.dev/generation"
 """On the Deployment: the generation of the ModelServer it was made from."""
 SPARE_SECONDS = 10
 """Between the last answer that is cut off and the end of the pod's time."""
+KEYS_FILE = "/etc/herdsman-keys/keys"
+"""Where the value of the Secret with the API keys is mounted; not below the configuration, which is a volume too."""
 LOADING_SECONDS = 1800
 """A model may take this long to load before the pod is started again."""
 
@@ -77,10 +79,11 @@ def _deployment(
         image=site.server_image,
         module="herdsman_server",
         config_map=names.server_config(resource.metadata.name, config_digest(config)),
-        ports={"http": spec.port},
+        ports={"http": spec.port, "metrics": config.metrics_port},
         reads=reads,
         grace_seconds=config.accept_seconds + config.limits.drain_seconds + SPARE_SECONDS,
-        env=[*no_hub(site), *_api_key(spec.api_key)],
+        env=[*no_hub(site), *_api_key(spec.api_key, site)],
+        secrets={KEYS_FILE: spec.api_key.secret} if spec.api_key is not None and not site.local else {},
     )
     pod = pods.pod_spec(container, spec.compute, metadata["labels"], site, extra=_probes())
     return {
@@ -110,10 +113,13 @@ def _replicas(spec: ModelServerSpec) -> dict[str, int]:
     return {"replicas": spec.replicas} if spec.autoscaling is None or spec.replicas == 0 else {}
 
 
-def _api_key(key: ApiKey | None) -> list[dict[str, Any]]:
+def _api_key(key: ApiKey | None, site: Site) -> list[dict[str, Any]]:
+    """A file follows its Secret (docs/decisions/0013); one machine has no Secrets, and so the variable alone."""
     if key is None:
         return []
-    return [from_secret(API_KEY_VARIABLE, key.secret)]
+    if site.local:
+        return [from_secret(API_KEY_VARIABLE, key.secret)]
+    return [{"name": API_KEY_FILE_VARIABLE, "value": KEYS_FILE}]
 
 
 def _probes() -> dict[str, Any]:
@@ -128,6 +134,7 @@ def _probes() -> dict[str, Any]:
 
 
 def _service(resource: ModelServer, metadata: dict[str, Any]) -> Manifest:
+    # The metrics have no port here: a Prometheus asks the pods, and whoever reaches the Service does not.
     port = {"name": "http", "port": resource.spec.port, "targetPort": "http"}
     return {
         "apiVersion": "v1",

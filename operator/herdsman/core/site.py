@@ -27,7 +27,7 @@ class Site:
     master_ports: range = field(default_factory=lambda: range(29500, 29501))
     """Ports for the rendezvous; a Job takes one by the hash of its name."""
     metrics_port: int = 9400
-    """The port of a trainer's /metrics; 0 serves none."""
+    """The port of /metrics of trainers, and of servers that name no other; 0 serves none."""
     local: bool = False
     """Whether this is one machine without a cluster: claims that are written are made as directories."""
 

@@ -22,6 +22,9 @@ _EVENTS = {
     "FailedScheduling": "Unschedulable",
 }
 """Warnings that tell why something does not get on, and the reason each of them gives."""
+_SUMMARY = "Unable to attach or mount volumes"
+_NO_SECRET = re.compile(r'secret "[^"]*" not found|references non-existent secret key')
+"""How a kubelet says that a Secret it is to mount does not exist, or lacks the key."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,20 @@ def cause_of_events(events: Iterable[Body]) -> Cause | None:
     if not telling:
         return None
     newest = max(telling, key=_last_seen)
-    reason, message = _EVENTS[newest["reason"]], newest.get("message") or newest.get("note") or ""
+    if _message(newest).startswith(_SUMMARY):
+        # After two minutes the kubelet only says which volumes it waits for; why, it said before.
+        mounts = (event for event in telling if event["reason"] == "FailedMount")
+        newest = max(
+            (event for event in mounts if not _message(event).startswith(_SUMMARY)), key=_last_seen, default=newest
+        )
+    reason, message = _EVENTS[newest["reason"]], _message(newest)
+    if reason == "FailedMount" and _NO_SECRET.search(message):
+        return Cause("SecretNotFound", _shortened(message))
     return Cause("QuotaExceeded" if "exceeded quota" in message else reason, _shortened(message))
+
+
+def _message(event: Body) -> str:
+    return event.get("message") or event.get("note") or ""
 
 
 def _last_seen(event: Body) -> str:

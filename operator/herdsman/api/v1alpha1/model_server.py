@@ -19,6 +19,10 @@ HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*
 URL_PATH = r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$"
 """A path of an URL, without a final slash."""
 DURATION = r"^[1-9][0-9]{0,4}(ms|s|m|h)$"
+ORIGIN = r"^https?://[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(:[1-9][0-9]{0,4})?$"
+"""What a browser sends as Origin: scheme, host, and the port where it is not the scheme's own."""
+METRICS_PORT = 9400
+"""Where replicas and trainers serve their metrics, unless something else is said."""
 
 
 class ServerLimits(ApiModel):
@@ -26,6 +30,16 @@ class ServerLimits(ApiModel):
 
     max_tokens: int = Field(default=1024, ge=1, le=131072)
     """Tokens of an answer at most."""
+    prompt_tokens: int | None = Field(default=None, ge=1, le=1048576)
+    """Tokens of a prompt at most; what the model takes unless set."""
+    body_bytes: int = Field(default=4194304, ge=1024, le=268435456)
+    """Bytes of a request's body at most; a larger one is refused with 413 while it is read."""
+    body_seconds: int = Field(default=30, ge=1, le=3600)
+    """Seconds a client may take to send a body; 408 after that."""
+    request_seconds: int = Field(default=600, ge=1, le=86400)
+    """Seconds a request may take in all, waiting included; 504 after that, or the end of the stream with an error."""
+    streams: int = Field(default=64, ge=1, le=10000)
+    """Answers that may be streamed at once, those that wait included; more are refused with 429."""
     queue_length: int = Field(default=32, ge=1, le=10000)
     """Requests that may wait; more are refused with 429."""
     drain_seconds: int = Field(default=120, ge=1, le=3600)
@@ -36,7 +50,8 @@ class ApiKey(ApiModel):
     """What clients have to send as `Authorization: Bearer KEY`."""
 
     secret: SecretKeyRef
-    """Where it is; with `herdsman run` the environment variable HERDSMAN_API_KEY is taken instead."""
+    """Where it is, or several of them, one a line. Replicas notice within two minutes that the Secret has changed. With
+    `herdsman run` the environment variable HERDSMAN_API_KEY is taken instead."""
 
 
 class ServerIngress(ApiModel):
@@ -45,7 +60,7 @@ class ServerIngress(ApiModel):
     host: str = Field(pattern=HOST, max_length=253)
     """The host name, such as chat.example.com."""
     path: str = Field(default="/v1", pattern=URL_PATH, max_length=200)
-    """What is passed on, with all below it. /v1 is the OpenAI API; / would also show /metrics and /docs."""
+    """What is passed on, with all below it. /v1 is the OpenAI API; / is everything but the metrics."""
     class_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=253)
     """The IngressClass; the cluster's default unless set."""
     tls_secret_name: SecretName | None = None
@@ -116,6 +131,7 @@ class Monitoring(ApiModel):
     """Labels of the ServiceMonitor, by which Prometheus chooses."""
 
 
+_PORTS = f"metricsPort ({METRICS_PORT} unless set) cannot be the port of the API"
 _CPU = "autoscaling.targetCPUUtilizationPercentage is a share of compute.resources.cpu: set that too"
 
 
@@ -130,7 +146,8 @@ class ModelServerSpec(ApiModel):
                     "!has(self.autoscaling) || !has(self.autoscaling.targetCPUUtilizationPercentage)"
                     " || has(self.compute.resources.cpu)",
                     _CPU,
-                )
+                ),
+                (f"self.port != (has(self.metricsPort) ? self.metricsPort : {METRICS_PORT})", _PORTS),
             ),
         }
     )
@@ -140,8 +157,8 @@ class ModelServerSpec(ApiModel):
     adapters: list[AdapterRef] = Field(default_factory=list, max_length=8)
     """Adapters applied to it in memory, in this order."""
     engine: Literal["transformers", "llamacpp"] | None = None
-    """What computes the answers: transformers from Hugging Face weights, or llama.cpp from a GGUF file. Unless set, what
-    the model is stored for; transformers where it is both."""
+    """What computes the answers: transformers from Hugging Face weights, or llama.cpp from a GGUF file. Unless set,
+    what the model is stored for; transformers where it is both."""
     gguf_type: GgufType | None = None
     """Which of several GGUF files llama.cpp takes; the smallest unless set."""
     template: Template | None = None
@@ -150,6 +167,14 @@ class ModelServerSpec(ApiModel):
     """The name clients ask for; the resource's name unless set."""
     port: int = Field(default=8000, ge=1024, le=65535)
     """The port of the Service; with `herdsman run`, of this machine."""
+    metrics_port: int | None = Field(default=None, ge=1024, le=65535)
+    """The port of the pods' metrics, which is no port of the Service: 9400 unless set. With `herdsman run`, of this
+    machine, and none unless set."""
+    cors_origins: list[Annotated[str, Field(pattern=ORIGIN, max_length=300)]] = Field(
+        default_factory=list, max_length=32
+    )
+    """Web pages of other origins that may use the server from a browser, such as https://app.example.com; none unless
+    set."""
     replicas: int = Field(default=1, ge=0, le=MAX_REPLICAS)
     """Pods that serve, 0 for none. With autoscaling only 0 counts, and switches the server off. `herdsman run` keeps
     one process, or none at 0."""
@@ -174,6 +199,8 @@ class ModelServerSpec(ApiModel):
         by_cpu = scaling is not None and scaling.target_cpu_utilization_percentage is not None
         if by_cpu and self.compute.resources.cpu is None:
             raise ValueError(_CPU)
+        if self.port == (self.metrics_port or METRICS_PORT):
+            raise ValueError(_PORTS)
         return self
 
 

@@ -85,6 +85,8 @@ def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
         port=spec.port,
         device="cuda" if spec.compute.gpus_per_node else "cpu",
         limits=spec.limits,
+        metrics_port=spec.metrics_port or site.metrics_port,
+        cors_origins=spec.cors_origins,
         accept_seconds=0 if site.local else ENDPOINT_SECONDS,
     )
 
