@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test real-data e2e images bench-operator lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart test real-data e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-operator: install ## measure the operator on the test cluster with up to 5
 	@$(TEST_CLUSTER) down; trap '$(TEST_CLUSTER) down' EXIT && $(TEST_CLUSTER) up && eval "$$($(TEST_CLUSTER) env)" && \
 		kubectl apply --server-side -f crds >/dev/null && \
 		$(BIN)/python benchmarks/operator_runs.py 500 1000 5000 --paced 60 --record benchmarks/operator.md
+
+bench-merge: install ## measure the merge beside peft's and beside separate steps, on a 7B shape (30 GB of disk)
+	$(BIN)/python benchmarks/merge.py --record benchmarks/merge.md
 
 lock: install ## renew the locked requirements of the images
 	$(BIN)/python images/lock.py

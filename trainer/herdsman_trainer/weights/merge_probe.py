@@ -2,12 +2,11 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import LlamaForCausalLM
 
 from herdsman_trainer.weights.chain import Chain
 from herdsman_trainer.weights.merge import EMBEDDING
@@ -18,9 +17,11 @@ log = logging.getLogger(__name__)
 PROBE_PARAMETERS = 8_000_000
 """The largest model that is compared: it is held in memory twice, in float32."""
 PROBE_TOKENS = 32
-BOUND = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""How far logits may differ, as a share of the largest: sums are made in another order, and a value that falls on the
-other side of a rounding boundary differs by one unit of the stored type."""
+UNITS = 2.0
+"""How far a value may differ, in units of the stored type's last place: sums are made in another order, and a value
+that falls on the other side of a rounding boundary differs by one. What that makes of the logits depends on the model."""
+NOTHING = 1e-5
+"""As a share of a matrix' largest value: what is this small may be left of a sum that cancels out."""
 
 
 class MergeMismatchError(RuntimeError):
@@ -31,13 +32,13 @@ def probe(chain: Chain, directory: Path) -> float | None:
     """Return how far the logits of the written model lie from peft's, as a share of the largest logit.
 
     None where they are not compared: models of more than PROBE_PARAMETERS, and adapters that peft itself cannot read
-    or reads in another way. Raises MergeMismatchError where they lie further apart than BOUND.
+    or reads in another way. Raises MergeMismatchError where a weight lies further from peft's than UNITS.
     """
     plan = chain.merge.plan
     size = sum(spec.nbytes // spec.dtype.itemsize for spec in plan.specs)
     dtype = plan.tensors[EMBEDDING].spec.dtype
     same_head = plan.tied == is_tied(chain.model.config)
-    if size > PROBE_PARAMETERS or not same_head or dtype not in BOUND:
+    if size > PROBE_PARAMETERS or not same_head or not dtype.is_floating_point:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,17 +49,22 @@ def probe(chain: Chain, directory: Path) -> float | None:
             return None
     stride = max(1, plan.vocab_size // PROBE_TOKENS)  # so that ids of old and new rows are among them
     ids = torch.arange(PROBE_TOKENS)[None] * stride % plan.vocab_size
-    theirs = _logits(reference.to(dtype).float(), ids)
-    ours = _logits(_load(directory), ids)
-    difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-9))
-    if not difference <= BOUND[dtype]:
-        raise MergeMismatchError(
-            f"the logits of {directory} differ from peft's merge by {difference:.2g} of the largest"
-        )
-    return difference
+    theirs, ours = reference.to(dtype).float(), _load(directory)
+    _compare(ours.state_dict(), theirs.state_dict(), torch.finfo(dtype).eps)
+    expected = _logits(theirs, ids)
+    return float((_logits(ours, ids) - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
+
+
+def _compare(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], unit: float) -> None:
+    for name, expected in theirs.items():
+        difference = (ours[name] - expected).abs()
+        if not bool((difference <= UNITS * unit * expected.abs() + NOTHING * expected.abs().max()).all()):
+            raise MergeMismatchError(f"{name} differs from peft's merge by up to {float(difference.max()):.2g}")
 
 
 def _merged_by_peft(chain: Chain) -> Any:
+    from peft import LoraConfig, PeftModel  # like the modelling code, too much memory where nothing is compared
+
     model = _load(chain.model.path)
     for adapter in chain.adapters:
         if adapter.embedding_rows is not None:
@@ -72,6 +78,8 @@ def _merged_by_peft(chain: Chain) -> Any:
 
 
 def _load(directory: Path) -> Any:
+    from transformers import LlamaForCausalLM
+
     return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True, use_safetensors=True)
 
 
