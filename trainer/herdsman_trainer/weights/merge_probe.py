@@ -19,7 +19,7 @@ PROBE_PARAMETERS = 8_000_000
 PROBE_TOKENS = 32
 UNITS = 2.0
 """How far a value may differ, in units of the stored type's last place: sums are made in another order, and a value
-that falls on the other side of a rounding boundary differs by one. What that makes of the logits depends on the model."""
+that falls on the other side of a rounding boundary differs by one. What that makes of logits depends on the model."""
 NOTHING = 1e-5
 """As a share of a matrix' largest value: what is this small may be left of a sum that cancels out."""
 
