@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import peft_models as build
-from herdsman_trainer.artifacts import draft_artifact, publish_artifact, verify_artifact
+from herdsman_trainer.artifacts import draft_artifact, model_digest, publish_artifact, verify_artifact
 from herdsman_trainer.errors import BadInput, Interrupted
-from herdsman_trainer.models import model_digest
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from imports import copied
 from merges import merge

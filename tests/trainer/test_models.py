@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import training_configs as build
 from herdsman.api.v1alpha1.recipes import PROJECTIONS, Lora
+from herdsman_trainer.artifacts import model_digest
 from herdsman_trainer.embeddings import Vocabulary, check_extends, grown_rows, spellings
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.lora import full_names, train_embeddings, train_everything, train_lora, write_trained_adapter
@@ -17,7 +18,6 @@ from herdsman_trainer.models import (
     compute_dtype,
     is_tied,
     load_model,
-    model_digest,
     parameter_counts,
     read_matrix,
     set_matrix,

@@ -149,7 +149,7 @@ def test_layers_stored_the_other_way_round_get_the_transposed_product(tmp_path, 
 def test_blocks_of_rows_make_the_same_tensor(tmp_path, base, monkeypatch):
     directory = build.adapter(tmp_path / "adapter", base)
     whole = merged(base, [directory]).state_dict()
-    monkeypatch.setattr(merge_module, "BLOCK_VALUES", 50)
+    monkeypatch.setattr(merge_module, "PASS_VALUES", 50)
     result = merged(base, [directory])
     spec = result.plan.tensors["model.layers.0.mlp.up_proj.weight"].spec
     assert [len(block) for block in result.blocks(spec)] == [3] * 8

@@ -165,6 +165,15 @@ def read_manifest(directory: Path) -> ArtifactManifest | None:
     return manifest
 
 
+def model_digest(directory: Path, on_bytes: OnBytes = _unheard) -> str:
+    """Return the digest of a model: that of its manifest, or else one over its files, as a manifest would have it."""
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        return manifest.artifact.digest
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return artifact_digest({path.relative_to(directory).as_posix(): digest_file(path, on_bytes) for path in files})
+
+
 def verify_artifact(directory: Path, depth: Depth = "Sizes", on_bytes: OnBytes = _unheard) -> ArtifactManifest:
     """Check a directory against its manifest and return it.
 

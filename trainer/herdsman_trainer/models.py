@@ -10,10 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from herdsman_trainer.artifacts import OnBytes, artifact_digest, read_manifest
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.merge import EMBEDDING, HEAD
 from herdsman_trainer.weights.reading import open_model_weights, read_json_object
 from herdsman_trainer.weights.tensor_spec import TensorSpec
@@ -164,15 +162,6 @@ def use_gradient_checkpointing(model: LlamaForCausalLM) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not model.model.embed_tokens.weight.requires_grad:
         model.enable_input_require_grads()
-
-
-def model_digest(directory: Path, on_bytes: OnBytes = lambda _: None) -> str:
-    """Return the digest of a model: that of its manifest, or else one over its files, as a manifest would have it."""
-    manifest = read_manifest(directory)
-    if manifest is not None:
-        return manifest.artifact.digest
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return artifact_digest({path.relative_to(directory).as_posix(): digest_file(path, on_bytes) for path in files})
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

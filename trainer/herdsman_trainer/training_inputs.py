@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from herdsman.api.job_config import PretrainConfig, SFTConfig
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, Stage
-from herdsman_trainer.artifacts import OnBytes, open_input, read_manifest
+from herdsman_trainer.artifacts import OnBytes, model_digest, open_input, read_manifest
 from herdsman_trainer.embeddings import Vocabulary, check_extends, grown_rows, tokenizer_of
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.lora import TrainedModel, full_names, train_embeddings, train_everything, train_lora
@@ -19,7 +19,6 @@ from herdsman_trainer.models import (
     is_tied,
     load_model,
     load_shapes,
-    model_digest,
     read_matrix,
     set_matrix,
 )

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.status import Artifact
-from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.artifacts import model_digest, open_input
 from herdsman_trainer.free_space import require_space
-from herdsman_trainer.models import model_digest
 from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.weights.chain import Chain, open_chain

@@ -4,33 +4,73 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.merge import HEAD
 from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
+LLAMA_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+"""What transformers takes for a figure that config.json leaves out."""
+
 
 def meta_model(config: Mapping[str, Any], where: str) -> Any:
     """Return the model of a config.json without memory for its weights; raises BadInput where there is none."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     fields = {name: value for name, value in config.items() if name not in ("architectures", "auto_map")}
     try:
         settings = AutoConfig.for_model(**{"model_type": "llama", **fields})
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        hint = "Use a LLaMA-family model whose code is part of transformers; code in model directories is never run."
-        raise BadInput(f"config.json does not describe a model: {error}", file=where, hint=hint) from None
+        raise _no_model(error, where) from None
+
+
+def _no_model(error: object, where: str) -> BadInput:
+    hint = "Use a LLaMA-family model whose code is part of transformers; code in model directories is never run."
+    return BadInput(f"config.json does not describe a model: {error}", file=where, hint=hint)
 
 
 def llama_config(**fields: Any) -> dict[str, Any]:
     """Return the config.json of a Llama with these figures, as transformers writes it."""
+    from transformers import LlamaConfig
+
     config: dict[str, Any] = LlamaConfig(architectures=["LlamaForCausalLM"], **fields).to_diff_dict()
     return {**config, "tie_word_embeddings": fields.get("tie_word_embeddings", False)}
 
 
+def llama_tensors(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """Return what expected_tensors does, for a Llama, from its figures alone: transformers takes 100 MB to say it."""
+    figures = {name: config.get(name, default) for name, default in LLAMA_DEFAULTS.items()}
+    if odd := [name for name, value in figures.items() if type(value) is not int or value < 1]:
+        raise _no_model(f"{odd[0]} is {figures[odd[0]]!r}", where)
+    rows, width, inner, layers, heads = figures.values()
+    kv_heads, head = config.get("num_key_value_heads") or heads, config.get("head_dim") or width // heads
+    attention = {"q": (heads * head, width), "k": (kv_heads * head, width), "v": (kv_heads * head, width)}
+    linear = {f"self_attn.{name}_proj": shape for name, shape in attention.items()}
+    linear |= {"self_attn.o_proj": (width, heads * head)}
+    feed_forward = {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
+    biased = [*(linear if config.get("attention_bias") else ()), *(feed_forward if config.get("mlp_bias") else ())]
+    block: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in (linear | feed_forward).items()}
+    block |= {f"{name}.bias": (shape[0],) for name, shape in (linear | feed_forward).items() if name in biased}
+    block |= {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, width)}
+    for layer in range(layers):
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
+    shapes["model.norm.weight"] = (width,)
+    return shapes if config.get("tie_word_embeddings", False) else {**shapes, HEAD: (rows, width)}
+
+
 def expected_tensors(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the weights that a config.json calls for; a tied head is not one of them."""
+    if config.get("model_type", "llama") == "llama":
+        return llama_tensors(config, where)
     shapes = {name: tuple(tensor.shape) for name, tensor in meta_model(config, where).state_dict().items()}
     if config.get("tie_word_embeddings", False):
         shapes.pop(HEAD, None)

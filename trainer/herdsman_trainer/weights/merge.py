@@ -15,6 +15,8 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 BLOCK_VALUES = 1 << 22
 """Values of one block: 16 MiB in float32, whatever the size of the model."""
+PASS_VALUES = 1 << 19
+"""Values of a block of a merge: several are under way at once, and 2 MiB stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ class Merge:
         comparable = bool(tensor.changes) and before.dim() and before.shape == source.shape
         updates = [self._factors(change) for change in tensor.changes if isinstance(change, LowRankUpdate)]
         rows = source.shape[0] if source.dim() else 1
-        step = max(1, BLOCK_VALUES * max(rows, 1) // max(prod(source.shape), 1) // multiple) * multiple
+        step = max(1, PASS_VALUES * max(rows, 1) // max(prod(source.shape), 1) // multiple) * multiple
         for start in range(0, rows, step):
             block = source[start : start + step] if source.dim() else source
             if updates:
                 block = block.to(torch.float32)
             for left, right, scale in updates:
-                block = (left[start : start + step] @ right).mul_(scale).add_(block)
+                block = torch.addmm(block, left[start : start + step], right, alpha=scale)
             yield Rows(block, before[start : start + step] if comparable else None)
 
     def blocks(self, spec: TensorSpec) -> Iterator[torch.Tensor]:
