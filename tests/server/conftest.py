@@ -13,6 +13,7 @@ import uvicorn
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.app import create_app
 from herdsman_server.engine import ServedModel
+from herdsman_server.keys import ApiKeys
 from herdsman_server.state import ServerState
 from herdsman_trainer.prompts import TEMPLATES
 from herdsman_trainer.tokenizers import load_tokenizer
@@ -35,6 +36,8 @@ def tokenizer(tmp_path_factory):
 
 class ScriptedEngine:
     """Says a text token by token, as often as it is asked; before the token `hold_at` it waits for `go_on`."""
+
+    parallel = 1
 
     def __init__(self, tokenizer, text="", *, ends=True, context_length=200):
         self.context_length = context_length
@@ -85,6 +88,12 @@ class Client:
         self.http = httpx.Client(base_url=url, timeout=20)
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=20, max_retries=0)
 
+    @property
+    def metrics(self):
+        """What Prometheus would read; a request first, so that those before it have been counted."""
+        self.http.get("/healthz")
+        return self.state.metrics.exposition().decode()
+
     def chat(self, text="Hello", **options):
         messages = options.pop("messages", [{"role": "user", "content": text}])
         return self.openai.chat.completions.create(model="demo", messages=messages, **options)
@@ -98,10 +107,13 @@ def serve(tokenizer):
     """Start servers with scripted engines: serve("what it says", queue_length=...)."""
     with contextlib.ExitStack() as stack:
 
-        def start(text="a b", *, ready=True, keys=(), engine=None, template="alpaca", used=tokenizer, **limits):
+        def start(
+            text="a b", *, ready=True, keys=(), origins=(), engine=None, template="alpaca", used=tokenizer, **limits
+        ):
             options = {name: limits.pop(name) for name in ("ends", "context_length") if name in limits}
             engine = engine or ScriptedEngine(used, text, **options)
-            state = ServerState("demo", ServerLimits(**limits), [key.encode() for key in keys])
+            keys = keys if isinstance(keys, ApiKeys) else ApiKeys([key.encode() for key in keys])
+            state = ServerState("demo", ServerLimits(**limits), keys, cors_origins=origins)
             if ready:
                 state.serve(ServedModel(engine, used, TEMPLATES[template], starts_with_bos=True))
             client = Client(stack.enter_context(running(state)), state, engine)

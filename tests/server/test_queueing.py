@@ -41,7 +41,7 @@ def test_requests_beyond_the_queue_are_told_when_to_come_back(serve):
     with pytest.raises(openai.RateLimitError, match="2 requests are waiting already") as caught:
         client.chat()
     assert int(caught.value.response.headers["retry-after"]) >= 1
-    assert "herdsman_server_waiting_requests 2.0" in client.http.get("/metrics").text
+    assert "herdsman_server_waiting_requests 2.0" in client.metrics
     client.engine.go_on.set()
     assert [answer().choices[0].message.content for answer in answers] == ["a b c"] * 3
     assert client.chat().choices[0].message.content == "a b c"
@@ -50,6 +50,7 @@ def test_requests_beyond_the_queue_are_told_when_to_come_back(serve):
 def test_answers_to_requests_at_once_are_not_mixed_up(serve, tokenizer):
     class Echo:
         context_length = 200
+        parallel = 1
 
         def generate(self, prompt, sampling, stop_ids, on_token):
             for token in [*prompt[1:], tokenizer.eos_id]:
@@ -86,13 +87,13 @@ def test_a_client_that_leaves_ends_its_generation(serve, stream):
     leaving.leave()
     generation_over(client)
     assert client.engine.said == 6
-    assert stream or 'status="499"' in client.http.get("/metrics").text
+    assert stream or 'status="499"' in client.metrics
 
 
 def generation_over(client):
     """Let the engine go on once the server noticed, and wait until the worker is free."""
     count = 'herdsman_server_request_seconds_count{endpoint="/v1/chat/completions"} 1.0'
-    wait_until(lambda: count in client.http.get("/metrics").text, "the server noticed that the client left")
+    wait_until(lambda: count in client.metrics, "the server noticed that the client left")
     client.engine.go_on.set()
     wait_until(lambda: not client.state.queue._busy, "the worker is free")
 

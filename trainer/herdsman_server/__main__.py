@@ -12,25 +12,27 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
-from herdsman.api.job_config import API_KEY_VARIABLE, ServerConfig
+from herdsman.api.job_config import ServerConfig
 from herdsman_server.app import create_app
 from herdsman_server.engine import ServedModel
+from herdsman_server.keys import ApiKeys, keys_of
+from herdsman_server.metrics import ServerMetrics
 from herdsman_server.state import ServerState
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 
 log = logging.getLogger("herdsman_server")
 
 CRASHED = 1
-KEY_FILE_VARIABLE = f"{API_KEY_VARIABLE}_FILE"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(serve(read_config(arguments.config), api_keys(os.environ)))
+        asyncio.run(serve(read_config(arguments.config), keys_of(os.environ)))
     except StepError as error:
         sys.stderr.write(f"{error}\n")
         _say(error.termination_message())
@@ -66,25 +68,6 @@ def read_config(path: Path) -> ServerConfig:
         raise BadInput(f"{where}: {first['msg']}.", file=str(path), hint=hint) from None
 
 
-def api_keys(environment: Mapping[str, str]) -> list[bytes]:
-    """Return the keys of HERDSMAN_API_KEY and of the file HERDSMAN_API_KEY_FILE, one a line; none leaves /v1 open.
-
-    Raises BadInput where the file is named and holds no key: the server must not be open by mistake.
-    """
-    keys = [environment.get(API_KEY_VARIABLE, "")]
-    if name := environment.get(KEY_FILE_VARIABLE):
-        try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            hint = "Mount the Secret there, or unset the variable."
-            message = f"{KEY_FILE_VARIABLE} names a file that cannot be read: {error}."
-            raise BadInput(message, file=name, hint=hint) from None
-        if not any(line.strip() for line in lines):
-            raise BadInput("The file of API keys is empty.", file=name, hint="Write one key a line.")
-        keys += lines
-    return [key.strip().encode() for key in keys if key.strip()]
-
-
 def bind(host: str, port: int) -> socket.socket:
     """Open the port; Temporary where another program has it."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -93,12 +76,26 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        hint = "Choose another spec.port, or end the program that uses it."
-        raise Temporary(f"The port {port} of {host} cannot be opened: {error.strerror}.", hint=hint) from None
+        raise _taken("spec.port", host, port, error) from None
     return listener
 
 
-async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
+def serve_metrics(config: ServerConfig, metrics: ServerMetrics) -> None:
+    """Serve the metrics on their port from a thread of its own; Temporary where another program has the port."""
+    if not config.metrics_port:
+        return
+    try:
+        start_http_server(config.metrics_port, config.host, metrics.registry)
+    except OSError as error:
+        raise _taken("spec.metricsPort", config.host, config.metrics_port, error) from None
+
+
+def _taken(field: str, host: str, port: int, error: OSError) -> Temporary:
+    hint = f"Choose another {field}, or end the program that uses it."
+    return Temporary(f"The port {port} of {host} cannot be opened: {error.strerror}.", hint=hint)
+
+
+async def serve(config: ServerConfig, keys: ApiKeys) -> None:
     """Serve until SIGTERM or SIGINT; the port answers at once, the model when it is loaded.
 
     After the signal requests are still accepted for `accept_seconds`, while those who send them learn from /readyz
@@ -106,7 +103,8 @@ async def serve(config: ServerConfig, keys: Sequence[bytes]) -> None:
 
     Raises what loading raised, BadInput above all.
     """
-    state = ServerState(config.model_name, config.limits, keys)
+    state = ServerState(config.model_name, config.limits, keys, cors_origins=config.cors_origins)
+    serve_metrics(config, state.metrics)
     listener = bind(config.host, config.port)
     settings = uvicorn.Config(
         create_app(state),
