@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.engine import ServedModel
 from herdsman_server.generations import GenerationQueue
+from herdsman_server.keys import ApiKeys
 from herdsman_server.metrics import ServerMetrics
 
 
@@ -16,8 +17,12 @@ class ServerState:
 
     model_name: str
     limits: ServerLimits = field(default_factory=ServerLimits)
-    api_keys: Sequence[bytes] = ()
+    api_keys: ApiKeys = field(default_factory=ApiKeys)
     """Any of these opens /v1; none leaves it open."""
+    cors_origins: Sequence[str] = ()
+    """Web pages of these origins may use the API from a browser."""
+    streams: int = 0
+    """Answers that are being streamed."""
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     served: ServedModel | None = None
     queue: GenerationQueue | None = None
