@@ -48,6 +48,7 @@ class DraftFile:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise disk_full(self.path, "what is written") from error
+        HEART.beat()
 
     def mark(self) -> FileDigest:
         """Return how far the file has come."""
