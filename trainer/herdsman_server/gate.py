@@ -57,8 +57,6 @@ class Gate:
                 await self._app(scope, replayed(body, receive), passage.send)
         except BodyNotReadError:
             passage.status = CLIENT_LEFT
-        except _RefusedError as refused:
-            await passage.refuse(refused.error)
         except ApiError as error:
             await passage.refuse(error, receive)
         except TimeoutError:
@@ -73,6 +71,13 @@ def check_prompt(limits: ServerLimits, tokens: int) -> None:
     if limits.prompt_tokens is not None and tokens > limits.prompt_tokens:
         message = f"The prompt has {tokens} tokens and this server takes {limits.prompt_tokens}; shorten it."
         raise ApiError(400, message, code="context_length_exceeded")
+
+
+def check_streams(state: ServerState) -> None:
+    """Raise ApiError where as many answers are streamed as may be."""
+    if state.streams >= state.limits.streams:
+        message = f"{state.streams} answers are being streamed already; try again in 1 s."
+        raise ApiError(429, message, headers={"Retry-After": "1"})
 
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class _Passage:
         self.status = "500"
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the routes on; raises _RefusedError for a stream too many."""
+        """Pass a message of the routes on."""
         if message["type"] == "http.response.start":
             message = self._start(message)
         else:
@@ -111,8 +116,6 @@ class _Passage:
     def _start(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers):
-            if self._state.streams >= self._state.limits.streams:
-                raise _RefusedError(_too_many(self._state.streams))
             self._state.streams += 1
             self._streams = True
         self._started = True
@@ -152,14 +155,6 @@ class _CutOffError(Exception):
     """An answer of known length cannot be completed; the connection is closed, by which the client knows."""
 
 
-class _RefusedError(Exception):
-    """A stream that may not begin; no ApiError, which the routes would answer after the answer has begun."""
-
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
 
@@ -167,11 +162,6 @@ def _header(scope: Scope, wanted: bytes) -> bytes:
 def _unauthorised() -> ApiError:
     message = "The API key is missing or wrong; send it as `Authorization: Bearer KEY`."
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-
-
-def _too_many(streams: int) -> ApiError:
-    message = f"{streams} answers are being streamed already; try again in 1 s."
-    return ApiError(429, message, headers={"Retry-After": "1"})
 
 
 def _too_long(seconds: int) -> ApiError:
