@@ -1,6 +1,10 @@
 """One pass writes a merge in all forms that are asked for, and checks what it has written."""
 
+import ctypes
+import gc
 import json
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +12,14 @@ from safetensors.torch import load_file
 
 import peft_models as build
 from herdsman.api.v1alpha1.lora_merge import MergeOutputs
+from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman_trainer.artifacts import verify_artifact
 from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.steps import lora_merge
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from herdsman_trainer.weights import merge_probe
 from herdsman_trainer.weights.digests import digest_tensor
+from herdsman_trainer.weights.initialisation import write_initial_model
 from herdsman_trainer.weights.merge import Merge
 from herdsman_trainer.weights.merge_probe import MergeMismatchError
 from herdsman_trainer.weights.model_writing import write_description
@@ -167,7 +173,7 @@ def test_a_merge_that_answers_otherwise_is_a_fault_of_ours(tmp_path, base, pretr
         return left, right, 2 * scale
 
     monkeypatch.setattr(Merge, "_factors", twice_as_much)
-    with pytest.raises(MergeMismatchError, match="q_proj.* differs from peft's merge by"):
+    with pytest.raises(MergeMismatchError, match=r"q_proj.* differs from peft's merge by"):
         merge(tmp_path, base, [pretrained])
     assert not (tmp_path / "work/artifact").exists()
 
@@ -176,3 +182,34 @@ def test_large_models_are_not_held_in_memory_to_be_compared(tmp_path, base, pret
     monkeypatch.setattr(merge_probe, "PROBE_PARAMETERS", 1000)
     _, directory = merge(tmp_path, base, [pretrained])
     assert "logits_against_peft" not in figures(directory)
+
+
+def anonymous_bytes():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path, tokenizer):
+    """A model of 190 MB, whose largest matrix alone has 16 MB."""
+    sizes = {"hiddenSize": 1024, "intermediateSize": 4096, "layers": 3, "attentionHeads": 8}
+    reference = {"tokenizer": {"volume": {"claim": "unused", "path": "unused"}}}
+    base = tmp_path / "base"
+    write_initial_model(
+        Initialise.model_validate({**reference, **sizes}), tokenizer, base, torch.float32, lambda *_: None
+    )
+    adapter = build.adapter(tmp_path / "adapter", base, full=(), targets=["q_proj", "up_proj"])
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what building the adapter has freed would be used again and hide what is taken
+    peak, before, ended = [0], anonymous_bytes(), threading.Event()
+
+    def watch():
+        while not ended.wait(0.005):
+            peak[0] = max(peak[0], anonymous_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, directory = merge(tmp_path, base, [adapter])
+    ended.set()
+    watcher.join()
+    assert (directory / "model.safetensors").stat().st_size > 190 << 20
+    assert 0 < peak[0] < 90 << 20
