@@ -53,6 +53,20 @@ Kind = Annotated[str, typer.Argument(metavar="KIND", help="A kind, its plural or
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the resource.")]
 SomeKind = Annotated[str | None, typer.Argument(metavar="[KIND", help="A kind, its plural or its short name.")]
 SomeName = Annotated[str | None, typer.Argument(metavar="[NAME]]", help="The name of one resource.")]
+Server = Annotated[str | None, typer.Argument(metavar="[SERVER]", help="The name of a ModelServer that is ready.")]
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="A server anywhere, instead of one of this home.")
+]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="A model of the server; its first unless set.")
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")]
+Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 takes the likeliest token always.")]
+TopP = Annotated[float | None, typer.Option("--top-p", min=0, max=1, help="Draw from the likeliest with this share.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Draw from so many tokens; 0 from all.")]
+RepetitionPenalty = Annotated[float | None, typer.Option("--repetition-penalty", min=0, max=10, help="1 is none.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="The most tokens of an answer.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed draws the same answer.")]
 
 
 @app.command()
@@ -157,14 +171,72 @@ def delete(
 
 @app.command()
 def chat(
-    server: Annotated[str, typer.Argument(metavar="SERVER", help="The name of a ModelServer that is ready.")],
+    server: Server = None,
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="One question, or a conversation.")] = None,
+    url: Url = None,
+    model: Model = None,
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
     home: Home = None,
 ) -> None:
-    """Talk to a server."""
+    """Talk to a server; with --url the first argument is the prompt. A key is taken from HERDSMAN_API_KEY."""
     from herdsman.cli.chat import chat_command
+    from herdsman.cli.chat_client import Sampling, find_client
 
-    chat_command(server, prompt, home)
+    if url is not None and prompt is None:
+        server, prompt = None, server
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_tokens, seed)
+    chat_command(find_client(server, url, model, sampling, home), prompt, system)
+
+
+@app.command()
+def generate(
+    input_path: Annotated[Path, typer.Option("--input", metavar="FILE", help="One instruction a line.")],
+    server: Server = None,
+    output_path: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help='A JSON list of {"Input": ..., "Output": ...}.')
+    ] = Path("predictions.json"),
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the lines as they are, without a prompt template.")
+    ] = False,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Lines asked at the same time.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    skip_errors: Annotated[bool, typer.Option("--skip-errors", help="Write null where there is no answer.")] = False,
+    url: Url = None,
+    model: Model = None,
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    home: Home = None,
+) -> None:
+    """Answer every line of a file. Called again after a kill it asks only for what is missing.
+
+    Exit code: 0 every line has an answer, 1 some have none or the server refuses, 2 wrong usage, 130 stopped.
+    """
+    from herdsman.cli.chat_client import Sampling, find_client
+    from herdsman.cli.generate import generate_command
+
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_tokens, seed)
+    code = generate_command(
+        find_client(server, url, model, sampling, home),
+        input_path,
+        output_path,
+        system=system,
+        raw=raw,
+        parallel=parallel,
+        overwrite=overwrite,
+        skip_errors=skip_errors,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
