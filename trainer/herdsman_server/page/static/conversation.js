@@ -57,6 +57,7 @@ export class Conversation {
     this.changed();
     this.draw();
     main.scrollTop = main.scrollHeight;
+    main.focus(); // what was pressed is drawn anew and would lose the focus to nothing
     await Promise.all(turn.answers.map((each, number) => this.#answer(each, messages(before, question, number), running.signal)));
     this.running = null;
     if (kept.turns.includes(turn)) this.#keep(kept);
@@ -105,7 +106,7 @@ export class Conversation {
     main.classList.toggle("compared", turns.some((turn) => turn.answers.length > 1));
     main.replaceChildren(...turns.map((turn, index) => turnView(turn, {
       retry: index === turns.length - 1 && !this.running ? () => this.retry() : null,
-      ask: (question) => this.ask(question, index),
+      ask: this.running ? null : (question) => this.ask(question, index),
     })));
     if (!turns.length) main.append(welcome());
     if (atEnd) main.scrollTop = main.scrollHeight;

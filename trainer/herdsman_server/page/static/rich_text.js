@@ -8,9 +8,11 @@ export function show(node, text) {
 function blocks(text) {
   const nodes = [];
   // A block that is still being written has no end yet.
-  for (const [index, part] of text.split(/^```/m).entries()) {
+  const parts = text.split(/^```/m);
+  for (const [index, part] of parts.entries()) {
     if (index % 2 === 0) {
-      nodes.push(...inline(index ? part.replace(/^\n/, "") : part));
+      const after = index ? part.replace(/^\n/, "") : part;
+      nodes.push(...inline(index < parts.length - 1 ? after.trimEnd() : after));
       continue;
     }
     const code = element("code", part.slice(part.indexOf("\n") + 1 || part.length).replace(/\n$/, ""));

@@ -37,7 +37,7 @@ async function copy(text) {
   field.remove();
 }
 
-/** Draw a turn; `actions` has busy(), retry() and ask(question), the latter two null where they make no sense. */
+/** Draw a turn; `actions` has retry() and ask(question), which are null where they make no sense. */
 export function turnView(turn, actions) {
   const node = element("article", "", "turn");
   const answers = element("div", "", "answers");
@@ -51,7 +51,7 @@ function questionView(question, { ask }) {
   const text = element("div", question, "text");
   const tools = element("div", "", "tools");
   tools.append(copyButton(() => question));
-  tools.append(iconButton("edit", say("edit"), () => node.replaceChildren(editor())));
+  if (ask) tools.append(iconButton("edit", say("edit"), () => node.replaceChildren(editor())));
   node.append(element("span", say("you"), "unseen"), text, tools);
   return node;
 
