@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from herdsman_server.answers import model_card, model_list
 from herdsman_server.completions import check_model, complete
+from herdsman_server.description import describe
 from herdsman_server.errors import add_error_handlers
 from herdsman_server.gate import Gate, cors
 from herdsman_server.openai_api import ChatRequest, CompletionRequest
@@ -58,4 +59,5 @@ def create_app(state: ServerState) -> FastAPI:
         """The continuation of a text."""
         return await complete(state, body, request)
 
+    describe(app)
     return app

@@ -1,0 +1,73 @@
+"""The published OpenAPI description against the running server: whatever is sent, the answer is one described.
+
+`HERDSMAN_OPENAPI_CASES=10000` tries as many requests in all; the usual run is short and always the same.
+"""
+
+import os
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+CASES = int(os.environ.get("HERDSMAN_OPENAPI_CASES", "250"))
+LONG = "HERDSMAN_OPENAPI_CASES" in os.environ
+CONFORMANCE = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+]
+"""What is checked of every answer. That all wrong data is refused is not: null, for example, changes nothing."""
+PROBES = [
+    (label, mode)
+    for label in ("POST /v1/chat/completions", "POST /v1/completions", "POST /v1/embeddings")
+    for mode in GenerationMode
+]
+PROBES += [("GET /v1/models/{name}", GenerationMode.POSITIVE)]
+"""Every path is a name, so none is wrong data."""
+
+
+@pytest.fixture
+def server(serve):
+    return serve("a b", body_bytes=4096, max_tokens=64, request_seconds=20)
+
+
+def loaded(client):
+    schema = schemathesis.openapi.from_url(f"{client.url}/openapi.json")
+    return {operation.ok().label: operation.ok() for operation in schema.get_all_operations()}
+
+
+@pytest.mark.parametrize(("label", "mode"), PROBES, ids=[f"{label} {mode.value}" for label, mode in PROBES])
+def test_any_request_gets_an_answer_that_is_described(server, label, mode):
+    """Requests that fit the description, and such as do not, whose model is often the right one."""
+    operation = loaded(server).get(label)
+    if operation is None:
+        pytest.skip(f"{label} is not served")
+    seen = set()
+
+    @hypothesis.seed(7)
+    @hypothesis.settings(
+        max_examples=-(-CASES // len(PROBES)),
+        derandomize=not LONG,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), ours=hypothesis.strategies.booleans())
+    def probe(case, ours):
+        if ours and isinstance(case.body, dict):
+            case.body = {**case.body, "model": "demo"}
+        reply = case.call(timeout=20)
+        assert reply.status_code < 500, reply.text
+        case.validate_response(reply, checks=CHECKS.get_by_names(CONFORMANCE))
+        seen.add(reply.status_code)
+
+    probe()
+    if label.startswith("POST"):
+        assert 400 in seen
+        assert 200 in seen or mode is GenerationMode.NEGATIVE
