@@ -1,5 +1,7 @@
 """The engine llamacpp says what transformers says of the same weights, and ends where it should."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from run_configs import owner, source
 from tiny import tiny_llama
 
 pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+from herdsman_server.llama_cpp_engine import LlamaCppEngine
 
 PROMPT = [1, 40, 50, 60, 70]
 GREEDY = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.0)
@@ -86,6 +89,82 @@ def test_the_same_seed_gives_the_same_answer_and_others_differ(served):
 
     assert drawn(1) == drawn(1)
     assert len({tuple(drawn(seed)) for seed in (1, 2, 3, None, None)}) >= 4
+
+
+@pytest.fixture(scope="module")
+def exact(directory):
+    """llama.cpp with all it computes in float32, so that its figures can be compared."""
+    return LlamaCppEngine(gguf_file(directory, "F32"), context_length=128, exact=True)
+
+
+@pytest.fixture(scope="module")
+def reference(directory):
+    """The same weights, computed by transformers."""
+    return load_engine(open_chain(directory, dtype=torch.float32), "cpu")
+
+
+def heard(engine, prompt=PROMPT, stop_ids=frozenset(), **options):
+    """The tokens of a greedy answer with their log-probabilities."""
+    entries = []
+
+    def on_token(token, logprobs=None):
+        entries.append((token, logprobs))
+        return True
+
+    engine.generate(prompt, replace(GREEDY, **options), stop_ids, on_token)
+    return entries
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"frequency_penalty": 0.7}], ids=str)
+def test_log_probabilities_are_those_of_transformers_whatever_shapes_the_choice(exact, reference, options):
+    for prompt in (PROMPT, list(range(5, 60))):
+        told, expected = (heard(each, prompt, logprobs=5, **options) for each in (exact, reference))
+        assert [token for token, _ in told] == [token for token, _ in expected]
+        for (_, ours), (_, theirs) in zip(told, expected, strict=True):
+            assert ours.chosen == pytest.approx(theirs.chosen, abs=1e-3)
+            assert [index for index, _ in ours.top] == [index for index, _ in theirs.top]
+            assert [value for _, value in ours.top] == pytest.approx([value for _, value in theirs.top], abs=1e-3)
+            assert len(ours.top) == 5
+
+
+def test_log_probabilities_are_of_all_tokens_before_anything_is_penalised(directory, exact):
+    model = build.load(directory)
+    for token, logprobs in heard(exact, logprobs=0, max_tokens=1, repetition_penalty=1.5):
+        with torch.no_grad():
+            expected = torch.log_softmax(model(torch.tensor([PROMPT])).logits[0, -1], dim=-1)[token]
+        assert logprobs.chosen == pytest.approx(float(expected), abs=1e-3)
+        assert logprobs.top == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"presence_penalty": 2.0},
+        {"presence_penalty": -2.0},
+        {"frequency_penalty": 1.5},
+        {"presence_penalty": 0.4, "frequency_penalty": 0.9, "repetition_penalty": 1.2},
+    ],
+    ids=str,
+)
+def test_penalties_of_the_answer_leave_the_prompt_alone_in_both_engines(directory, exact, reference, options):
+    model = build.load(directory)
+    prompt = list(range(5, 60))
+    told = say(exact, replace(GREEDY, max_tokens=20, **options), prompt=prompt)
+    assert say(reference, replace(GREEDY, max_tokens=20, **options), prompt=prompt) == told
+    said = []
+    while len(said) < 20:
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *said]])).logits[0, -1]
+        for token in set(said):
+            logits[token] -= options.get("presence_penalty", 0) + options.get("frequency_penalty", 0) * said.count(
+                token
+            )
+        for token in {*prompt, *said}:
+            factor = options.get("repetition_penalty", 1.0)
+            logits[token] = logits[token] / factor if logits[token] > 0 else logits[token] * factor
+        said.append(int(logits.argmax()))
+    assert told == said
+    assert told != say(exact, replace(GREEDY, max_tokens=20), prompt=prompt)
 
 
 def test_an_end_that_only_the_file_knows_is_heard_as_a_stop(served, directory):

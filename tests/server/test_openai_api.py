@@ -185,8 +185,11 @@ USER = {"role": "user", "content": "x"}
 @pytest.mark.parametrize(
     ("body", "says", "param"),
     [
-        ({"messages": [USER], "n": 2}, "n is not supported", None),
-        ({"messages": [USER], "logprobs": True}, "logprobs is not supported", None),
+        ({"messages": [USER], "n": 0}, "n: Input should be greater than or equal to 1", "n"),
+        ({"messages": [USER], "top_logprobs": 3}, "top_logprobs needs logprobs to be true", None),
+        ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "less than or equal to 20", "top_logprobs"),
+        ({"messages": [USER], "frequency_penalty": 2.1}, "less than or equal to 2", "frequency_penalty"),
+        ({"messages": [USER], "logit_bias": {"5": 1}}, "logit_bias is not supported", None),
         ({"messages": [USER], "tools": [{"type": "function"}]}, "tools is not supported", None),
         ({"messages": [USER], "temperature": 3}, "temperature: Input should be less than or equal to 2", "temperature"),
         ({"messages": [USER], "max_token": 5}, "max_token is not a known parameter", "max_token"),
@@ -215,8 +218,9 @@ def test_what_cannot_be_done_is_refused_with_the_parameter(serve, body, says, pa
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (["a", "b"], "prompt holds 2 texts; send one request for each"),
-        ([], "prompt holds 0 texts"),
+        (["a"] * 129, "prompt holds 129 texts and 128 are taken at most"),
+        ([], "prompt is empty"),
+        ([[5], [400]], "prompt holds the id 400"),
         ([5, 400], "prompt holds the id 400; ids of this model are 0 to 399"),
     ],
 )

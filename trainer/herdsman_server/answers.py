@@ -1,4 +1,4 @@
-"""From a request to a generation: the prompt as ids, the limits checked, the answer in OpenAI's shape."""
+"""Answers in OpenAI's shape, whole or in chunks."""
 
 import json
 import time
@@ -6,141 +6,115 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from herdsman.api.v1alpha1.model_server import ServerLimits
-from herdsman_server.engine import Sampling, ServedModel
-from herdsman_server.generations import Finished, GenerationFailedError, Wanted
-from herdsman_server.openai_api import ApiError, ChatRequest, CompletionRequest
-from herdsman_trainer.errors import BadInput
-from herdsman_trainer.prompts import Message
+from herdsman_server.answer_text import Finished, FinishReason, Piece, SaidToken
+from herdsman_server.generations import GenerationFailedError
+from herdsman_server.logprob_bodies import chat_logprobs, completion_logprobs
+from herdsman_server.openai_api import ApiError, ChatRequest
+from herdsman_server.wanted import AnyRequest
 
-AnyRequest = ChatRequest | CompletionRequest
-
-
-def wanted_generation(served: ServedModel, limits: ServerLimits, request: AnyRequest) -> Wanted:
-    """Return the generation a request asks for; raises ApiError, with counts, where it does not fit."""
-    prompt, stop_ids = prompt_ids(served, request)
-    tokens = _answer_tokens(served.engine.context_length, limits.max_tokens, len(prompt), request.answer_tokens)
-    sampling = Sampling(
-        max_tokens=tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        repetition_penalty=request.repetition_penalty,
-        seed=request.seed,
-    )
-    return Wanted(prompt, sampling, stop_ids, request.stop)
-
-
-def prompt_ids(served: ServedModel, request: AnyRequest) -> tuple[list[int], frozenset[int]]:
-    """Return the prompt and the ids that end the answer; text of a client never becomes a control token."""
-    tokenizer = served.tokenizer
-    if isinstance(request, ChatRequest):
-        turns = [Message("system" if each.role == "developer" else each.role, each.text) for each in request.messages]
-        try:
-            return served.template.chat_ids(tokenizer, turns), served.chat_stop_ids
-        except BadInput as error:
-            raise ApiError(400, str(error), param="messages") from None
-    prompt = request.single_prompt
-    if isinstance(prompt, str):
-        ids = tokenizer.encode(prompt)
-        if served.starts_with_bos and tokenizer.bos_id is not None:
-            ids = [tokenizer.bos_id, *ids]
-    else:
-        ids = prompt
-        if wrong := [index for index in ids if not 0 <= index < tokenizer.vocab_size]:
-            message = f"prompt holds the id {wrong[0]}; ids of this model are 0 to {tokenizer.vocab_size - 1}."
-            raise ApiError(400, message, param="prompt")
-    if not ids:
-        raise ApiError(400, "prompt is empty; send at least one character.", param="prompt")
-    return ids, frozenset({tokenizer.eos_id})
-
-
-def _answer_tokens(context: int, limit: int, prompt: int, asked: int | None) -> int:
-    room = context - prompt
-    if room < 1:
-        message = f"The prompt has {prompt} tokens and the model takes {context}, prompt and answer together."
-        raise ApiError(400, f"{message} Shorten the prompt.", code="context_length_exceeded")
-    if asked is None:
-        return min(Sampling.max_tokens, limit, room)
-    if asked > limit:
-        message = f"max_tokens is {asked} and this server gives {limit} at most; ask for fewer."
-        raise ApiError(400, message, param="max_tokens")
-    if asked > room:
-        message = (
-            f"The prompt has {prompt} tokens and max_tokens is {asked}, {prompt + asked} together; "
-            f"the model takes {context}. Shorten the prompt or ask for fewer tokens."
-        )
-        raise ApiError(400, message, code="context_length_exceeded", param="max_tokens")
-    return asked
+Events = AsyncIterator[tuple[int, Piece | Finished]]
 
 
 class Answer:
     """The JSON of one answer, whole or in chunks; every chunk has the id of the answer."""
 
-    def __init__(self, request: AnyRequest, prompt_tokens: int) -> None:
+    def __init__(self, request: AnyRequest, model: str, prompt_tokens: int, choices: int) -> None:
+        """Prepare the answer; `prompt_tokens` counts each prompt once, however many choices it gets."""
         self._request = request
         self._chat = isinstance(request, ChatRequest)
+        self._logprobs = request.alternatives is not None
+        self._usage_is_streamed = bool(request.stream_options and request.stream_options.include_usage)
         self._prompt_tokens = prompt_tokens
+        self._choices = choices
         self._head = {
             "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": request.model,
+            "model": model,
         }
 
-    def whole(self, text: str, finished: Finished) -> dict[str, Any]:
-        """Return the body of an answer that is not streamed: one choice, the assistant's words only."""
-        said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
-        choice = {"index": 0, **said, "finish_reason": finished.reason, "logprobs": None}
-        kind = "chat.completion" if self._chat else "text_completion"
-        return {**self._head, "object": kind, "choices": [choice], "usage": self._usage(finished)}
+    async def whole(self, events: Events) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed, once all its choices are there.
 
-    async def stream(self, events: AsyncIterator[str | Finished]) -> AsyncIterator[str]:
-        """Yield server-sent events: the role, pieces of text, the reason of the end, the usage if asked for, [DONE]."""
+        Raises what the events raise.
+        """
+        texts, tokens = [""] * self._choices, [list[SaidToken]() for _ in range(self._choices)]
+        ends: dict[int, Finished] = {}
+        async for index, event in events:
+            if isinstance(event, Finished):
+                ends[index] = event
+            else:
+                texts[index] += event.text
+                tokens[index] += event.tokens
+        choices = [
+            self._choice(index, self._said(texts[index]), tokens[index], ends[index].reason, whole=True)
+            for index in range(self._choices)
+        ]
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, "usage": self._usage(list(ends.values()))}
+
+    async def stream(self, events: Events) -> AsyncIterator[str]:
+        """Yield server-sent events: the roles, pieces of text, the reasons of the ends, the usage if asked for, [DONE].
+
+        Choices take turns as they are made; each chunk has one, and says which.
+        """
         if self._chat:
-            yield self._chunk(delta={"role": "assistant", "content": ""})
+            for index in range(self._choices):
+                yield self._chunk(index, {"delta": {"role": "assistant", "content": ""}})
+        ends: list[Finished] = []
         try:
-            async for event in events:
-                if isinstance(event, str):
-                    yield self._chunk(delta={"content": event}, text=event)
-                    continue
-                yield self._chunk(delta={}, text="", reason=event.reason)
-                if self._request.stream_options and self._request.stream_options.include_usage:
-                    yield _sse({**self._chunk_head(), "choices": [], "usage": self._usage(event)})
+            async for index, event in events:
+                if isinstance(event, Piece):
+                    said = {"delta": {"content": event.text}} if self._chat else {"text": event.text}
+                    yield self._chunk(index, said, event.tokens)
+                else:
+                    ends.append(event)
+                    yield self._chunk(index, {"delta": {}} if self._chat else {"text": ""}, reason=event.reason)
+            if self._usage_is_streamed:
+                yield sse({**self._chunk_head(), "choices": [], "usage": self._usage(ends)})
         except GenerationFailedError:
-            yield _sse(ENGINE_FAILED.body)
+            yield sse(ENGINE_FAILED.body)
         yield "data: [DONE]\n\n"
+
+    def _said(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+
+    def _choice(
+        self,
+        index: int,
+        said: dict[str, Any],
+        tokens: Sequence[SaidToken],
+        reason: FinishReason | None,
+        *,
+        whole: bool = False,
+    ) -> dict[str, Any]:
+        logprobs = None
+        if self._logprobs and (tokens or whole):
+            logprobs = chat_logprobs(tokens) if self._chat else completion_logprobs(tokens)
+        return {"index": index, **said, "finish_reason": reason, "logprobs": logprobs}
 
     def _chunk_head(self) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk" if self._chat else "text_completion"}
 
-    def _chunk(self, *, delta: dict[str, str], text: str = "", reason: str | None = None) -> str:
-        said: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
-        choice = {"index": 0, **said, "finish_reason": reason, "logprobs": None}
-        usage = {"usage": None} if self._request.stream_options and self._request.stream_options.include_usage else {}
-        return _sse({**self._chunk_head(), "choices": [choice], **usage})
+    def _chunk(
+        self, index: int, said: dict[str, Any], tokens: Sequence[SaidToken] = (), reason: FinishReason | None = None
+    ) -> str:
+        usage = {"usage": None} if self._usage_is_streamed else {}
+        return sse({**self._chunk_head(), "choices": [self._choice(index, said, tokens, reason)], **usage})
 
-    def _usage(self, finished: Finished) -> dict[str, int]:
+    def _usage(self, ends: Sequence[Finished]) -> dict[str, int]:
+        said = sum(end.completion_tokens for end in ends)
         return {
             "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": finished.completion_tokens,
-            "total_tokens": self._prompt_tokens + finished.completion_tokens,
+            "completion_tokens": said,
+            "total_tokens": self._prompt_tokens + said,
         }
 
 
 ENGINE_FAILED = ApiError(500, "The engine failed on this request; the server's log has the reason.")
 
 
-async def collect(events: AsyncIterator[str | Finished]) -> tuple[str, Finished]:
-    """Return a whole answer and how it ended."""
-    pieces: list[str] = []
-    async for event in events:
-        if isinstance(event, Finished):
-            return "".join(pieces), event
-        pieces.append(event)
-    raise GenerationFailedError("the generation ended without an end")
-
-
-def _sse(body: dict[str, Any]) -> str:
+def sse(body: dict[str, Any]) -> str:
+    """Return a body as a server-sent event."""
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 

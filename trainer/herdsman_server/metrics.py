@@ -8,6 +8,7 @@
 | herdsman_server_request_seconds{endpoint} | from request to the last byte of the answer |
 | herdsman_server_time_to_first_token_seconds | from request to the first token, waiting included |
 | herdsman_server_waiting_requests | requests in the queue |
+| herdsman_server_startup_seconds{phase} | import, open, load, first_token: what the start took |
 | herdsman_server_ready | 1 once the model answers |
 """
 
@@ -42,6 +43,9 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.waiting = Gauge("herdsman_server_waiting_requests", "Requests in the queue.", registry=self.registry)
+        self.startup_seconds = Gauge(
+            "herdsman_server_startup_seconds", "What the start took.", ["phase"], registry=self.registry
+        )
         self.ready = Gauge("herdsman_server_ready", "1 once the model answers.", registry=self.registry)
 
     def exposition(self) -> bytes:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.engine import ServedModel
-from herdsman_server.generations import GenerationQueue
 from herdsman_server.keys import ApiKeys
 from herdsman_server.metrics import ServerMetrics
+from herdsman_server.work_queue import WorkQueue
 
 
 @dataclass
@@ -25,7 +25,7 @@ class ServerState:
     """Answers that are being streamed."""
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     served: ServedModel | None = None
-    queue: GenerationQueue | None = None
+    queue: WorkQueue | None = None
     draining: bool = False
     """Whether the server goes on answering and is about to stop: nobody should send it anything new."""
     started: int = field(default_factory=lambda: int(time.time()))
@@ -40,7 +40,7 @@ class ServerState:
     def serve(self, served: ServedModel) -> None:
         """Open the completion routes for a model that has answered once."""
         self.served = served
-        self.queue = GenerationQueue(served.engine, served.tokenizer, self.limits.queue_length, self.metrics)
+        self.queue = WorkQueue(served.engine, served.tokenizer, self.limits.queue_length, self.metrics)
         self.metrics.ready.set(1)
 
     def drain(self) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Sto
 from transformers.generation.streamers import BaseStreamer
 
 from herdsman_server.engine import OnToken, Sampling
+from herdsman_server.logits import LogprobRecorder, logits_processors
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.architecture import check_tensors
 from herdsman_trainer.weights.chain import CONFIG_FILE, Chain
@@ -19,9 +20,14 @@ from herdsman_trainer.weights.vocabulary import merged_config
 
 log = logging.getLogger(__name__)
 
+TEXTS_AT_ONCE = 8
+"""Texts whose vectors are computed in one pass."""
+
 
 class TransformersEngine:
     """Computes answers with a transformers model, one at a time."""
+
+    parallel = 1
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -31,7 +37,8 @@ class TransformersEngine:
         """Generate with the model's cache; every id goes to `on_token` as soon as it is chosen."""
         device = self._model.device
         ids = torch.tensor([list(prompt)], device=device)
-        stream = _TokenStream(on_token)
+        shaping = logits_processors(sampling, len(prompt))
+        stream = _TokenStream(on_token, shaping.recorder)
         drawn = {
             "do_sample": True,
             "temperature": sampling.temperature,
@@ -40,7 +47,6 @@ class TransformersEngine:
         }
         settings = GenerationConfig(
             max_new_tokens=sampling.max_tokens,
-            repetition_penalty=sampling.repetition_penalty,
             eos_token_id=sorted(stop_ids),
             pad_token_id=min(stop_ids, default=0),
             use_cache=True,
@@ -56,8 +62,28 @@ class TransformersEngine:
                 attention_mask=torch.ones_like(ids),
                 generation_config=settings,
                 streamer=stream,
+                logits_processor=shaping.processors,
                 stopping_criteria=StoppingCriteriaList([stream.stop]),
             )
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Average the last layer's states over the tokens of each text, and scale the mean to length 1."""
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            vectors += self._embed_together(texts[start : start + TEXTS_AT_ONCE])
+        return vectors
+
+    def _embed_together(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        longest = max(map(len, texts))
+        device = self._model.device
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+        lengths = torch.tensor([len(text) for text in texts], device=device)
+        mask = torch.arange(longest, device=device)[None] < lengths[:, None]
+        with torch.inference_mode():
+            states = self._model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+            total = (states.float() * mask[..., None]).sum(dim=1)
+            vectors: list[list[float]] = torch.nn.functional.normalize(total / lengths[:, None], dim=-1).tolist()
+        return vectors
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
@@ -72,9 +98,10 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped 
 class _TokenStream(BaseStreamer):  # type: ignore[misc]  # transformers is untyped here
     """Passes generated ids on; the first thing `generate` puts is the prompt."""
 
-    def __init__(self, on_token: OnToken) -> None:
+    def __init__(self, on_token: OnToken, recorder: LogprobRecorder | None) -> None:
         self.stop = _Stop()
         self._on_token = on_token
+        self._recorder = recorder
         self._prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
@@ -82,7 +109,8 @@ class _TokenStream(BaseStreamer):  # type: ignore[misc]  # transformers is untyp
             self._prompt_seen = True
             return
         for token in value.reshape(-1).tolist():
-            self.stop.wanted = self.stop.wanted and self._on_token(token)
+            said = (token,) if self._recorder is None else (token, self._recorder.of(token))
+            self.stop.wanted = self.stop.wanted and self._on_token(*said)
 
     def end(self) -> None:
         """Nothing is held back here."""

@@ -15,7 +15,7 @@ import sentencepiece
 import tokenizers
 
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.sentencepiece_proto import PieceType, as_control, read_pieces
+from herdsman_trainer.sentencepiece_proto import SPACE, PieceType, as_control, read_pieces
 from herdsman_trainer.tokenizer_files import (
     BPE_FILE,
     CONFIG_FILE,
@@ -30,6 +30,12 @@ from herdsman_trainer.tokenizer_files import (
 
 PAD_PIECES = ("[PAD]", "<pad>")
 """What a padding piece is called in the Alpaca and the Chinese-LLaMA-2 tokenizers, whose model files mark it NORMAL."""
+
+
+_SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _SHOWN]
+BYTE_OF = {chr(byte): byte for byte in _SHOWN} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
+"""The byte behind each character of a byte-level vocabulary: itself where it can be seen, else one above 255."""
 
 
 class TextTokenizer(Protocol):
@@ -51,6 +57,9 @@ class TextTokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids; control ids are skipped."""
+
+    def bytes_of(self, index: int) -> bytes:
+        """Return what an id adds to the UTF-8 of a text, part of a character maybe; nothing for control ids."""
 
     def control_id(self, token: str) -> int | None:
         """Return the id of a control token such as `<s>` or `<|eot_id|>`, or None where there is no such token."""
@@ -122,6 +131,15 @@ class SentencePieceTokenizer:
         text: str = self._processor.decode([int(index) for index in ids if index not in self._silent])
         return text
 
+    def bytes_of(self, index: int) -> bytes:
+        """Return what an id adds to the UTF-8 of a text; nothing for control ids and ids that no piece has."""
+        if index in self._silent or index >= self._processor.get_piece_size():
+            return b""
+        if self._processor.is_unknown(index):
+            return self.decode([index]).encode()
+        piece: str = self._processor.id_to_piece(index)
+        return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(index) else piece.replace(SPACE, " ").encode()
+
     def control_id(self, token: str) -> int | None:
         """Return the id of a control token, of `<unk>` or of the padding piece."""
         return self._controls.get(token)
@@ -146,6 +164,7 @@ class BpeTokenizer:
             _check_added_token(token["content"], token["id"], self._tokenizer.token_to_id(token["content"]), path)
         self._controls = {token["content"]: token["id"] for token in added if token["special"]}
         self._silent = frozenset(self._controls.values())
+        self._added = frozenset(token["id"] for token in added)
         # BPE itself can yield a control id only where the control string is also in its vocabulary.
         self._reachable = frozenset(index for token, index in self._controls.items() if token in vocabulary)
         self.vocab_size = max([*vocabulary.values(), *(token["id"] for token in added)]) + 1
@@ -180,6 +199,13 @@ class BpeTokenizer:
         """Return the text of the ids; control ids, and ids that no token has, are skipped."""
         text: str = self._tokenizer.decode([int(index) for index in ids if index not in self._silent])
         return text
+
+    def bytes_of(self, index: int) -> bytes:
+        """Return what an id adds to the UTF-8 of a text; nothing for control ids and ids that no token has."""
+        token = None if index in self._silent else self._tokenizer.id_to_token(index)
+        if token is None or index in self._added:
+            return (token or "").encode()
+        return bytes(BYTE_OF[character] for character in token)
 
     def control_id(self, token: str) -> int | None:
         """Return the id of a special token."""

@@ -42,6 +42,9 @@ class ServerLimits(ApiModel):
     """Answers that may be streamed at once, those that wait included; more are refused with 429."""
     queue_length: int = Field(default=32, ge=1, le=10000)
     """Requests that may wait; more are refused with 429."""
+    parallel: int = Field(default=4, ge=1, le=64)
+    """Answers that llama.cpp computes at once; they share the memory of one context, and wait where it is taken. The
+    engine transformers computes one at a time."""
     drain_seconds: int = Field(default=120, ge=1, le=3600)
     """Seconds the answers under way may take when the replica is stopped; what is not finished then is cut off."""
 
