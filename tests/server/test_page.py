@@ -49,7 +49,6 @@ class Page:
     def setting(self, name, value):
         self.tab.get_by_role("button", name="Settings").click()
         self.tab.locator(f"#settings [name={name}]").fill(value)
-        self.tab.keyboard.press("Tab")
         self.tab.keyboard.press("Escape")
 
 

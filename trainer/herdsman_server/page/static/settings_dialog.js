@@ -24,12 +24,12 @@ export function startSettings(changed) {
     for (const field of form.elements) if (field.name) field.value = settings[field.name] ?? "";
     dialog.showModal();
   });
-  form.addEventListener("change", (event) => {
+  form.addEventListener("input", (event) => {
     const { name, type, value, validity } = event.target;
     const wanted = type === "number" && value !== "" ? Number(value) : value.trim();
-    if (validity.valid) settings[name] = wanted;
+    settings[name] = validity.valid ? wanted : ""; // what is out of its range is marked, and not used
     saveSettings();
-    appear();
+    if (type.startsWith("select")) appear();
   });
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close(); // beside it

@@ -23,7 +23,6 @@ export const TEXTS = {
     keys: "Enter sends, Shift+Enter makes a new line, Escape stops.",
     you: "You",
     answering: "Answering",
-    answered: "The answer is complete.",
     stopped: "stopped",
     cut: "cut: the most tokens were reached",
     figures: (tokens, seconds) => `${tokens} tokens in ${seconds.toFixed(1)} s, ${(tokens / seconds).toFixed(1)} a second`,
@@ -61,7 +60,6 @@ export const TEXTS = {
     brokenOff: "The answer broke off.",
     noModels: "No model",
     full: "The browser's storage is full, so this conversation is not kept; delete some.",
-    wrongField: (name) => `${name} is out of its range and is not used.`,
   },
   zh: {
     skip: "跳到输入框",
@@ -85,7 +83,6 @@ export const TEXTS = {
     keys: "Enter 发送，Shift+Enter 换行，Esc 停止。",
     you: "你",
     answering: "正在回答",
-    answered: "回答完毕。",
     stopped: "已停止",
     cut: "已截断：达到最大 token 数",
     figures: (tokens, seconds) => `${tokens} 个 token，用时 ${seconds.toFixed(1)} 秒，每秒 ${(tokens / seconds).toFixed(1)} 个`,
@@ -123,7 +120,6 @@ export const TEXTS = {
     brokenOff: "回答中断了。",
     noModels: "没有模型",
     full: "浏览器存储空间已满，此对话未保存；请删除一些对话。",
-    wrongField: (name) => `${name} 超出范围，未采用。`,
   },
 };
 
