@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -184,3 +185,47 @@ def test_a_configuration_that_is_wrong_ends_with_42_and_the_field(end, tmp_path,
     code, message = end(path)
     assert (code, message["file"]) == (42, str(path))
     assert says in message["message"]
+
+
+METRICS = free_port()
+
+
+@pytest.mark.parametrize("process", [{"metrics_port": METRICS}], indirect=True)
+def test_the_start_is_measured_and_the_metrics_have_a_port_of_their_own(process, tmp_path):
+    wait_until(lambda: answers(f"{process.url}/readyz"), "the model is loaded", seconds=120)
+    text = httpx.get(f"http://127.0.0.1:{METRICS}/metrics").text
+    seconds = dict(re.findall(r'herdsman_server_startup_seconds{phase="(\w+)"} (\S+)', text))
+    assert set(seconds) == {"import", "open", "load", "first_token"}
+    assert all(float(value) > 0 for value in seconds.values())
+    assert "herdsman_server_ready 1.0" in text
+    assert httpx.get(f"{process.url}/metrics").status_code == 404
+    log = (tmp_path / "log").read_text()
+    assert re.search(r"Ready: demo answers on port \d+ \(import .* s, open .* s, load .* s, first token .* s\)", log)
+
+
+def test_the_port_of_the_metrics_that_is_taken_is_named(end, tmp_path, model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, message = end(write_config(tmp_path, model, free_port(), metrics_port=port))
+    assert code == 75
+    assert f"port {port}" in message["message"]
+    assert "another spec.metricsPort" in message["hint"]
+
+
+def test_weights_that_do_not_fit_into_memory_are_told_before_they_are_loaded(end, tmp_path, model, monkeypatch):
+    monkeypatch.setattr("herdsman_server.startup.memory_limit", lambda: 1000)
+    code, message = end(write_config(tmp_path, model, free_port()))
+    assert (code, message["reason"]) == (75, "OutOfMemory")
+    assert "GiB is all there is" in message["message"]
+    assert "compute.resources.memory" in message["hint"]
+
+
+def test_a_damaged_file_is_told_by_its_name(end, tmp_path):
+    damaged = tiny_llama(tmp_path / "model", hidden_size=16)
+    weights = next(damaged.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, message = end(write_config(tmp_path, damaged, free_port()))
+    assert (code, message["reason"]) == (42, "BadInput")
+    assert weights.name in message["file"] + message["message"]

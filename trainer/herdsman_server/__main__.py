@@ -27,6 +27,7 @@ from herdsman_server.app import create_app
 from herdsman_server.engine import ServedModel
 from herdsman_server.keys import ApiKeys, keys_of
 from herdsman_server.metrics import ServerMetrics
+from herdsman_server.startup import Startup, told
 from herdsman_server.state import ServerState
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 
@@ -43,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(serve(read_config(arguments.config), keys_of(os.environ)))
-    except StepError as error:
-        sys.stderr.write(f"{error}\n")
-        _say(error.termination_message())
-        return int(error.exit_code)
     except Exception as error:  # noqa: BLE001 - every end gets an exit code and a message
+        if isinstance(known := told(error), StepError):
+            sys.stderr.write(f"{known}\n")
+            _say(known.termination_message())
+            return int(known.exit_code)
         sys.stderr.write(traceback.format_exc())
         message = f"{type(error).__name__}: {error}"
         _say(TerminationMessage(reason="Crashed", message=message, hint="The log has the traceback."))
@@ -127,14 +128,15 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    loaded = _in_daemon_thread(lambda: _load(config))
+    startup = Startup(state.metrics)
+    loaded = _in_daemon_thread(lambda: _load(config, startup))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("The port %d is open; the model is loading.", config.port)
     either: set[asyncio.Future[Any]] = {serving, loaded}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if loaded.done() and loaded.exception() is None and not serving.done():
         state.serve(loaded.result())
-        log.info("Ready: %s answers on port %d.", config.model_name, config.port)
+        log.info("Ready: %s answers on port %d (%s).", config.model_name, config.port, startup)
     elif loaded.done():
         server.should_exit = True
     await serving
@@ -143,11 +145,12 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
         loaded.result()
 
 
-def _load(config: ServerConfig) -> ServedModel:
-    # Imported here because torch and transformers take seconds, in which the port already answers the liveness probe.
-    from herdsman_server.loading import load_served_model
+def _load(config: ServerConfig, startup: Startup) -> ServedModel:
+    with startup.phase("import"):
+        # Here because torch and transformers take seconds, in which the port already answers the liveness probe.
+        from herdsman_server.loading import load_served_model
 
-    return load_served_model(config)
+    return load_served_model(config, startup)
 
 
 class _Server(uvicorn.Server):

@@ -1,12 +1,16 @@
 """Reads the bodies of requests: no more than is allowed, and no longer; what was read is handed on."""
 
 import asyncio
+import json
+import re
 
 from starlette.types import Message, Receive, Scope
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.openai_api import ApiError
 
+_SUSPICIOUS = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")
+"""An escaped surrogate, an encoded one, or another encoding than UTF-8; most bodies have none of these."""
 LINGER_SECONDS = 2.0
 """So long a client that is still sending is listened to after a refusal, or it would not hear of it."""
 
@@ -42,6 +46,19 @@ async def read_body(scope: Scope, receive: Receive, limits: ServerLimits) -> byt
     except TimeoutError:
         text = f"The body was not complete after {limits.body_seconds} s ({size} bytes came); send it faster."
         raise ApiError(408, text, headers={"Connection": "close"}) from None
+
+
+def check_text(body: bytes) -> None:
+    """Raise ApiError 400 where JSON holds half a surrogate pair: JSON allows it, and no tokenizer can encode it."""
+    if _SUSPICIOUS.search(body) is None:
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        text = "The body holds half a character, a lone surrogate from \\ud800 to \\udfff; send whole characters."
+        raise ApiError(400, text) from None
+    except (ValueError, RecursionError):
+        return  # no JSON, which the routes tell better
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:

@@ -210,7 +210,8 @@ def _tell(
 ) -> None:
     content: dict[str, Any] = {"application/json": {"schema": _referred(body, schemas)}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # Without a schema, which some would read as that of each event and others as that of them all.
+        content["text/event-stream"] = {}
     operation["responses"]["200"] = {"description": (body.__doc__ or "").strip(), "content": content}
     for status in errors:
         shape = {"application/json": {"schema": _referred(ErrorBody, schemas)}}

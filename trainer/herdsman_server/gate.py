@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.answers import ENGINE_FAILED
-from herdsman_server.bodies import BodyNotReadError, linger, read_body, replayed
+from herdsman_server.bodies import BodyNotReadError, check_text, linger, read_body, replayed
 from herdsman_server.openai_api import ApiError
 from herdsman_server.state import ServerState
 
@@ -53,6 +53,7 @@ class Gate:
             if not self._state.api_keys.opens(_header(scope, b"authorization")):
                 raise _unauthorised()
             body = await read_body(scope, receive, self._state.limits)
+            check_text(body)
             async with asyncio.timeout(seconds):
                 await self._app(scope, replayed(body, receive), passage.send)
         except BodyNotReadError:
