@@ -9,10 +9,12 @@ from starlette.middleware.cors import CORSMiddleware
 from herdsman_server.answers import model_card, model_list
 from herdsman_server.completions import check_model, complete
 from herdsman_server.description import describe
+from herdsman_server.embeddings import embed
 from herdsman_server.errors import add_error_handlers
 from herdsman_server.gate import Gate, cors
-from herdsman_server.openai_api import ChatRequest, CompletionRequest
+from herdsman_server.openai_api import ChatRequest, CompletionRequest, EmbeddingsRequest
 from herdsman_server.page import add_page
+from herdsman_server.request_ids import RequestIds
 from herdsman_server.state import ServerState
 
 
@@ -25,6 +27,8 @@ def create_app(state: ServerState) -> FastAPI:
     if state.cors_origins:
         # Before the gate, for browsers ask without a key first whether they may ask.
         app.add_middleware(CORSMiddleware, **cors(state.cors_origins))
+
+    app.add_middleware(RequestIds)
 
     add_page(app)
 
@@ -58,6 +62,11 @@ def create_app(state: ServerState) -> FastAPI:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text."""
         return await complete(state, body, request)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """Texts as vectors."""
+        return await embed(state, body, request)
 
     describe(app)
     return app

@@ -77,8 +77,15 @@ class _Vocabulary:
         self.eos_token_id = tokenizer.eos_id
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.bytes_of(index) or f"<{index}>".encode() for index in range(tokenizer.vocab_size)]
+        self._single = {text[0]: [index] for index, text in enumerate(self.tokens) if len(text) == 1}
         silent = [index for index in range(tokenizer.vocab_size) if not tokenizer.bytes_of(index)]
         self.special_token_ids = sorted({*silent, *stop_ids})
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        """Encode text that stands inside an answer: without the blank that SentencePiece puts before a text."""
+        wanted = text.encode()
+        for before in ("", "\n"):
+            ids = self._tokenizer.encode(before + text)[len(self._tokenizer.encode(before)) :]
+            if b"".join(map(self._tokenizer.bytes_of, ids)) == wanted:
+                return ids
+        return [index for byte in wanted for index in self._single.get(byte, ())]
