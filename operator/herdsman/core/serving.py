@@ -114,7 +114,7 @@ def _replicas(spec: ModelServerSpec) -> dict[str, int]:
 
 
 def _api_key(key: ApiKey | None, site: Site) -> list[dict[str, Any]]:
-    """A file follows its Secret (docs/decisions/0013); one machine has no Secrets, and so the variable alone."""
+    """A file follows its Secret (docs/decisions/0014); one machine has no Secrets, and so the variable alone."""
     if key is None:
         return []
     if site.local:
