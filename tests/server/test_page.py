@@ -275,6 +275,21 @@ def test_an_error_of_the_server_is_shown_and_the_question_can_be_asked_again(ser
     assert page.answers() == ["a b"]
 
 
+def test_a_server_that_was_not_there_is_asked_for_its_models_again(serve, open_page):
+    page = open_page(serve("a b"), models=False)
+    page.route("**/v1/models", lambda route: route.abort(), times=2)
+    page.reload()
+    page.get_by_role("alert").filter(has_text="cannot be reached").wait_for()
+    page.ask("Hello")
+    page.get_by_role("alert").filter(has_text="cannot be reached").wait_for()
+    assert page.get_by_label("Message", exact=True).input_value() == "Hello"
+    page.unroute("**/v1/models")
+    page.ask("Hello")
+    assert page.answers() == ["a b"]
+    assert {each.split(" net::")[0] for each in page.complaints} == {"Failed to load resource:"}
+    page.complaints.clear()
+
+
 def test_the_page_speaks_the_language_of_the_browser_and_another_when_told(serve, open_page):
     page = open_page(serve("a b"), locale="zh-CN")
     assert page.locator("html").get_attribute("lang") == "zh-CN"

@@ -23,7 +23,10 @@ const conversation = new Conversation({
 
 // Models
 
+let asked = null;
+
 async function loadModels() {
+  asked = secondServer();
   const servers = [...new Set([HERE, secondServer()].filter(Boolean))];
   const problems = [];
   const lists = await Promise.all(servers.map(async (server) => {
@@ -49,7 +52,7 @@ function fill(select, choices, wanted) {
   }));
   if (!choices.length) select.append(new Option(say("noModels"), ""));
   select.value = wanted;
-  if (select.selectedIndex < 0) select.selectedIndex = Math.min(selects.indexOf(select), choices.length - 1);
+  if (select.selectedIndex < 0) select.selectedIndex = Math.max(0, Math.min(selects.indexOf(select), choices.length - 1));
 }
 
 selects.forEach((select, number) => select.addEventListener("change", () => {
@@ -66,8 +69,10 @@ compare.addEventListener("click", () => {
 
 // Asking
 
-document.getElementById("composer").addEventListener("submit", (event) => {
+document.getElementById("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (!prompt.value.trim() || conversation.running) return;
+  if (!selects[0].value) await loadModels(); // the server may be there by now
   const question = prompt.value;
   if (!question.trim() || conversation.running || !selects[0].value) return;
   warn("");
@@ -152,7 +157,8 @@ function drawControls() {
 }
 
 startSettings(() => {
-  loadModels();
+  if (secondServer() !== asked) loadModels();
+  else drawControls();
   conversation.draw();
 });
 label(history, say("history"));
