@@ -322,24 +322,29 @@ def test_a_missing_secret_is_the_cause_of_a_stuck_rollout_while_the_replicas_of_
     assert "1 of 1 replicas answer" in condition(station, "Progressing")["message"]
 
 
-def test_a_volume_that_another_node_holds_is_told_by_events():
+NO_SECRET = 'MountVolume.SetUp failed for volume "secret-0" : secret "chat-keys" not found'
+TOLD = {
+    "a volume that another node holds": ("FailedAttachVolume", "Multi-Attach error for volume", "VolumeUnavailable"),
+    "a Secret that cannot be mounted": ("FailedMount", NO_SECRET, "SecretNotFound"),
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_events_tell_of(what):
+    event, message, reason = TOLD[what]
+
     async def story():
         station = await serving()
-        warning = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": "e", "namespace": NAMESPACE},
-            "type": "Warning",
-            "reason": "FailedAttachVolume",
-            "message": "Multi-Attach error for volume",
-        }
-        seconds = await stuck(station, {"reason": "ContainerCreating"}, warning)
+        metadata = {"name": "e", "namespace": NAMESPACE}
+        warning = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "type": "Warning", "reason": event}
+        seconds = await stuck(station, {"reason": "ContainerCreating"}, {**warning, "message": message})
         return station, seconds
 
     station, seconds = run(story)
     assert seconds <= 10
-    assert station.status(served())["failure"]["reason"] == "VolumeUnavailable"
-    assert "Multi-Attach" in station.status(served())["failure"]["message"]
+    assert station.status(served())["failure"]["reason"] == reason
+    assert message in station.status(served())["failure"]["message"]
+    assert condition(station, "Ready")["status"] == "True"
 
 
 def changed_server(kill_at=None):
