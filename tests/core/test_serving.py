@@ -147,11 +147,14 @@ def test_the_port_of_the_metrics(what):
     assert [entry["containerPort"] for entry in ports if entry["name"] == "metrics"] == ([port] if port else [])
 
 
-def test_limits_and_origins_reach_the_server():
-    made = children(model_server(limits={"bodyBytes": 2048}, corsOrigins=["https://app.example.com"]))
+def test_limits_origins_and_the_dialect_reach_the_server():
+    spec = {"limits": {"bodyBytes": 2048, "parallel": 7}, "corsOrigins": ["https://app.example.com"]}
+    made = children(model_server(**spec, dialect="chinese-llama-alpaca"))
     text = made["ConfigMap"]["data"]["job.json"]
     assert '"bodyBytes": 2048' in text
+    assert '"parallel": 7' in text
     assert '"https://app.example.com"' in text
+    assert '"dialect": "chinese-llama-alpaca"' in text
 
 
 CRASHED = pod("ms-chat-1", phase="Failed", exit_code=1, container="server")

@@ -108,12 +108,21 @@ def serve(tokenizer):
     with contextlib.ExitStack() as stack:
 
         def start(
-            text="a b", *, ready=True, keys=(), origins=(), engine=None, template="alpaca", used=tokenizer, **limits
+            text="a b",
+            *,
+            ready=True,
+            keys=(),
+            origins=(),
+            engine=None,
+            template="alpaca",
+            used=tokenizer,
+            dialect="openai",
+            **limits,
         ):
             options = {name: limits.pop(name) for name in ("ends", "context_length") if name in limits}
             engine = engine or ScriptedEngine(used, text, **options)
             keys = keys if isinstance(keys, ApiKeys) else ApiKeys([key.encode() for key in keys])
-            state = ServerState("demo", ServerLimits(**limits), keys, cors_origins=origins)
+            state = ServerState("demo", ServerLimits(**limits), keys, cors_origins=origins, dialect=dialect)
             if ready:
                 state.serve(ServedModel(engine, used, TEMPLATES[template], starts_with_bos=True))
             client = Client(stack.enter_context(running(state)), state, engine)

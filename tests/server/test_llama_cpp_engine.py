@@ -1,5 +1,6 @@
 """The engine llamacpp says what transformers says of the same weights, and ends where it should."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -198,3 +199,15 @@ def test_a_file_that_llama_cpp_cannot_load_is_named(directory, tmp_path):
     with pytest.raises(BadInput, match=r"llama\.cpp cannot load the file") as refused:
         load_served_model(server_config(model))
     assert refused.value.file.endswith("m-Q8_0.gguf")
+
+
+def test_answers_at_once_are_those_given_alone_however_little_memory_there_is(directory):
+    """Each of four answers takes half the context, so that two are computed while two wait."""
+    engine = LlamaCppEngine(gguf_file(directory, "F32"), context_length=128, parallel=4, exact=True)
+    prompts = [[1, *range(40 + number, 80 + number)] for number in range(8)]
+    sampling = replace(GREEDY, max_tokens=20)
+    alone = [say(engine, sampling, prompt=prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda prompt: say(engine, sampling, prompt=prompt), prompts))
+    assert together == alone
+    assert len({tuple(answer) for answer in alone}) > 4

@@ -243,7 +243,7 @@ def test_a_body_that_is_no_json_is_refused(serve):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/embeddings", 404), ("GET", "/v1/completions", 405)]
+    ("method", "path", "status"), [("GET", "/v1/embeddings", 405), ("GET", "/v1/completions", 405)]
 )
 def test_other_routes_answer_in_the_same_shape(serve, method, path, status):
     response = serve().http.request(method, path)

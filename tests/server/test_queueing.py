@@ -124,3 +124,17 @@ def test_what_is_queued_when_the_server_closes_is_finished(serve):
     assert closing() == "closed"
     with pytest.raises(openai.InternalServerError, match="shutting down"):
         client.chat()
+
+
+def test_an_engine_with_several_slots_computes_as_many_answers_at_once(serve, tokenizer):
+    engine = type(serve("").engine)(tokenizer, "a b")
+    engine.parallel, engine.hold_at = 2, 0
+    client = serve(engine=engine, queue_length=1)
+    answers = [in_background(client.chat) for _ in range(2)]
+    wait_until(lambda: len(engine.calls) == 2, "two are computed")
+    answers.append(in_background(client.chat))
+    wait_until(lambda: waiting(client) == 1, "the third waits")
+    with pytest.raises(openai.RateLimitError):
+        client.chat()
+    engine.go_on.set()
+    assert [answer().choices[0].message.content for answer in answers] == ["a b"] * 3

@@ -104,7 +104,8 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
 
     Raises what loading raised, BadInput above all.
     """
-    state = ServerState(config.model_name, config.limits, keys, cors_origins=config.cors_origins)
+    origins, dialect = config.cors_origins, config.dialect
+    state = ServerState(config.model_name, config.limits, keys, cors_origins=origins, dialect=dialect)
     serve_metrics(config, state.metrics)
     listener = bind(config.host, config.port)
     settings = uvicorn.Config(

@@ -13,6 +13,7 @@ from herdsman_server.embeddings import embed
 from herdsman_server.errors import add_error_handlers
 from herdsman_server.gate import Gate, cors
 from herdsman_server.openai_api import ChatRequest, CompletionRequest, EmbeddingsRequest
+from herdsman_server.original_dialect import add_original_routes
 from herdsman_server.page import add_page
 from herdsman_server.request_ids import RequestIds
 from herdsman_server.state import ServerState
@@ -53,6 +54,15 @@ def create_app(state: ServerState) -> FastAPI:
         check_model(state, name)
         return model_card(name, state.started)
 
+    if state.dialect == "openai":
+        _add_openai_routes(app, state)
+        describe(app)
+    else:
+        add_original_routes(app, state)
+    return app
+
+
+def _add_openai_routes(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
@@ -67,6 +77,3 @@ def create_app(state: ServerState) -> FastAPI:
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Texts as vectors."""
         return await embed(state, body, request)
-
-    describe(app)
-    return app

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -36,8 +37,13 @@ def submit(queue: WorkQueue, jobs: Sequence[Job]) -> None:
         raise ApiError(503, "The server is shutting down; ask another replica.") from None
 
 
-async def complete(state: ServerState, body: AnyRequest, request: Request) -> Response:
-    """Answer a request for completions, streamed or whole."""
+async def complete(
+    state: ServerState,
+    body: AnyRequest,
+    request: Request,
+    reshape: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer,
+) -> Response:
+    """Answer a request for completions, streamed or whole; `reshape` may give a whole one another shape."""
     began = time.monotonic()
     check_model(state, body.model)
     served, queue = opened(state)
@@ -58,7 +64,7 @@ async def complete(state: ServerState, body: AnyRequest, request: Request) -> Re
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(chunks, media_type="text/event-stream; charset=utf-8", headers=headers)
     try:
-        return JSONResponse(await answer.whole(events))
+        return JSONResponse(reshape(await answer.whole(events)))
     except GenerationFailedError:
         raise ENGINE_FAILED from None
     except ClientLeftError:

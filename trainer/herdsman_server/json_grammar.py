@@ -13,7 +13,7 @@ from herdsman_trainer.tokenizers import TextTokenizer
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 """The schema of `response_format: {"type": "json_object"}`."""
-COMPACT = {"whitespace_flexible": False}
+COMPACT: Any = {"whitespace_flexible": False}
 """No white space but one blank behind commas and colons, which a model cannot go on with for ever."""
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from herdsman.api.v1alpha1.model_server import ServerLimits
+from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
 from herdsman_server.engine import ServedModel
 from herdsman_server.keys import ApiKeys
 from herdsman_server.metrics import ServerMetrics
@@ -21,6 +21,8 @@ class ServerState:
     """Any of these opens /v1; none leaves it open."""
     cors_origins: Sequence[str] = ()
     """Web pages of these origins may use the API from a browser."""
+    dialect: Dialect = "openai"
+    """Whose clients are served."""
     streams: int = 0
     """Answers that are being streamed."""
     metrics: ServerMetrics = field(default_factory=ServerMetrics)

@@ -93,7 +93,8 @@ def _grammar(served: ServedModel, stop_ids: frozenset[int], request: AnyRequest)
         raise ApiError(501, message, param="response_format") from None
     schema: Mapping[str, Any] = form.json_schema.body if form.json_schema else ANY_OBJECT
     try:
-        return _grammars(served.tokenizer, stop_ids).grammar(schema)
+        grammars = _grammars(served.tokenizer, stop_ids)  # type: ignore[arg-type]  # hashed by its identity
+        return grammars.grammar(schema)
     except ValueError as error:
         message = f"response_format: the schema cannot be kept to: {error}"
         raise ApiError(400, message, param="response_format") from None

@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.lora_merge import GgufType, MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
-from herdsman.api.v1alpha1.model_server import ServerLimits
+from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
 from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
 from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
 from herdsman.api.v1alpha1.schema import OneOf
@@ -201,6 +201,7 @@ class ServerConfig(ApiModel):
     limits: ServerLimits = Field(default_factory=ServerLimits)
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """The port of /metrics; 0 serves none."""
+    dialect: Dialect = "openai"
     cors_origins: list[str] = Field(default_factory=list)
     """Origins of web pages that may use the server."""
     accept_seconds: int = Field(default=0, ge=0)

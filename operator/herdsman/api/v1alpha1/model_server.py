@@ -25,6 +25,10 @@ METRICS_PORT = 9400
 """Where replicas and trainers serve their metrics, unless something else is said."""
 
 
+Dialect = Literal["openai", "chinese-llama-alpaca"]
+"""Whose API a server speaks."""
+
+
 class ServerLimits(ApiModel):
     """What one replica accepts."""
 
@@ -164,6 +168,9 @@ class ModelServerSpec(ApiModel):
     what the model is stored for; transformers where it is both."""
     gguf_type: GgufType | None = None
     """Which of several GGUF files llama.cpp takes; the smallest unless set."""
+    dialect: Dialect = "openai"
+    """The API: OpenAI's, or that of the demonstration servers of Chinese-LLaMA-Alpaca for clients that were written for
+    those (they look for it on port 19327)."""
     template: Template | None = None
     """The prompt template; unless set, the one the model was tuned with."""
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=96)

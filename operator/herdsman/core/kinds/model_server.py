@@ -86,6 +86,7 @@ def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
         device="cuda" if spec.compute.gpus_per_node else "cpu",
         limits=spec.limits,
         metrics_port=spec.metrics_port or site.metrics_port,
+        dialect=spec.dialect,
         cors_origins=spec.cors_origins,
         accept_seconds=0 if site.local else ENDPOINT_SECONDS,
     )
