@@ -33,7 +33,9 @@ PROBES += [("GET /v1/models/{name}", GenerationMode.POSITIVE)]
 
 @pytest.fixture
 def server(serve):
-    return serve("a b", body_bytes=4096, max_tokens=64, request_seconds=20)
+    client = serve("a b", body_bytes=4096, max_tokens=64, request_seconds=20)
+    client.engine.embed = lambda texts: [[1.0, 0.0] for _ in texts]
+    return client
 
 
 def loaded(client):
@@ -44,9 +46,7 @@ def loaded(client):
 @pytest.mark.parametrize(("label", "mode"), PROBES, ids=[f"{label} {mode.value}" for label, mode in PROBES])
 def test_any_request_gets_an_answer_that_is_described(server, label, mode):
     """Requests that fit the description, and such as do not, whose model is often the right one."""
-    operation = loaded(server).get(label)
-    if operation is None:
-        pytest.skip(f"{label} is not served")
+    operation = loaded(server)[label]
     seen = set()
 
     @hypothesis.seed(7)
