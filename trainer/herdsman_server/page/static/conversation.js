@@ -141,8 +141,10 @@ function messages(turns, question, number) {
   return [...sent, { role: "user", content: question }];
 }
 
-function told(error, { server, text }) {
+/** What a person is told of an error. */
+export function told(error, { server, text }) {
   if (error.status === 401) return say("noKey");
   if (error.status) return error.message;
-  return text ? say("brokenOff") : say("unreachable", server === HERE ? location.host : server);
+  if (text) return say("brokenOff");
+  return server === HERE ? say("unreachable", location.host) : say("unreachableSecond", server);
 }

@@ -1,7 +1,7 @@
 // Puts the page together: whom to ask, the conversations of before, the keys of the keyboard.
 
 import { HERE, models as modelsOf } from "./api.js";
-import { Conversation } from "./conversation.js";
+import { Conversation, told } from "./conversation.js";
 import { withKey } from "./key_dialog.js";
 import { element } from "./rich_text.js";
 import { allowSecond, secondServer, startSettings } from "./settings_dialog.js";
@@ -33,7 +33,7 @@ async function loadModels() {
     try {
       return (await withKey(server, () => modelsOf(server))).map((model) => ({ server, model }));
     } catch (error) {
-      problems.push(error.status === 401 ? say("noKey") : error.status ? error.message : say("unreachable", server));
+      problems.push(told(error, { server }));
       return [];
     }
   }));
