@@ -17,6 +17,10 @@ COMPACT: Any = {"whitespace_flexible": False}
 """No white space but one blank behind commas and colons, which a model cannot go on with for ever."""
 
 
+FAILED = "llguidance does not go on with this answer"
+"""Its own words would have the client's schema in them, and end up in the log."""
+
+
 class JsonGrammars:
     """Turns schemas into grammars over the ids of one tokenizer."""
 
@@ -59,13 +63,13 @@ class _JsonConstraint:
         """Return for each id whether it may come next."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise RuntimeError(self._matcher.get_error())
+            raise RuntimeError(FAILED)
         return np.unpackbits(packed, bitorder="little")[: self._size].astype(np.bool_)
 
     def push(self, token: int) -> None:
         """Go on with a token."""
         if not self._matcher.consume_token(token):
-            raise ValueError(self._matcher.get_error())
+            raise ValueError(FAILED)
         self.ended = self._matcher.is_stopped()
 
 

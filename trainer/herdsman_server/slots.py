@@ -13,12 +13,13 @@ class Slots:
 
     def __init__(self, count: int, tokens: int) -> None:
         self._free: dict[int, Sequence[int]] = dict.fromkeys(range(count), ())
-        self._room = tokens
+        self._tokens = self._room = tokens
         self._changed = threading.Condition()
 
     @contextmanager
     def lend(self, prompt: Sequence[int], tokens: int) -> Iterator[int]:
         """Take a slot for a prompt and an answer, `tokens` together: the one that knows most of the prompt already."""
+        tokens = min(tokens, self._tokens)  # more ends early, and would wait for ever
         with self._changed:
             self._changed.wait_for(lambda: self._free and self._room >= tokens)
             slot = max(self._free, key=lambda number: _common(self._free[number], prompt))
