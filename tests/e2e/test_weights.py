@@ -11,7 +11,11 @@ from e2e_runs import SMALL, base, on_claim, place, python_pod, reached, succeede
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
 
-SERVE = "import http.server, os; os.chdir('/data/runs/base/artifact'); http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)"
+SERVE = """
+import http.server, os
+os.chdir("/data/runs/base/artifact")
+http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)
+"""
 """Files of ModelImport/base over HTTP; its log names every request."""
 INODES = (
     "import os; print([os.stat(f'/data/runs/{n}/artifact/model.safetensors').st_ino for n in ('fetched', 'again')])"

@@ -189,7 +189,7 @@ def _wrong_form(need: Need, where: str, key: Key, stored: frozenset[str]) -> Pro
     return Problem(
         Reason.ARTIFACT_MISMATCH,
         f"{where}: {key} has no {wanted}: it is stored as {' and '.join(sorted(stored))} only.",
-        hint=f"Name a LoRAMerge with {outputs} (its adapters may be none); a spec cannot change, so give it a new name.",
+        hint=f"Name a LoRAMerge with {outputs} (its adapters may be none): a new one, because a spec cannot change.",
         field=where,
     )
 
