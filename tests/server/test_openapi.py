@@ -38,6 +38,10 @@ def server(serve):
     return client
 
 
+FEW = {"prompt", "messages", "input", "stream", "temperature"}
+"""What half of the requests are reduced to, so that some are answered."""
+
+
 def loaded(client):
     schema = schemathesis.openapi.from_url(f"{client.url}/openapi.json")
     return {operation.ok().label: operation.ok() for operation in schema.get_all_operations()}
@@ -61,7 +65,8 @@ def test_any_request_gets_an_answer_that_is_described(server, label, mode):
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode), ours=hypothesis.strategies.booleans())
     def probe(case, ours):
         if ours and isinstance(case.body, dict):
-            case.body = {**case.body, "model": "demo"}
+            few = {name: value for name, value in case.body.items() if name in FEW}
+            case.body = {**few, "model": "demo"}
         reply = case.call(timeout=20)
         assert reply.status_code < 500, reply.text
         case.validate_response(reply, checks=CHECKS.get_by_names(CONFORMANCE))
@@ -69,5 +74,4 @@ def test_any_request_gets_an_answer_that_is_described(server, label, mode):
 
     probe()
     if label.startswith("POST"):
-        assert 400 in seen
-        assert 200 in seen or mode is GenerationMode.NEGATIVE
+        assert (200 if mode is GenerationMode.POSITIVE else 400) in seen

