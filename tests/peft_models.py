@@ -78,6 +78,17 @@ def load(directory: Path, dtype=None) -> LlamaForCausalLM:
     return model
 
 
+def make_talkative(directory: Path) -> None:
+    """Give a model larger weights than at initialisation, so that its answers are not all the same."""
+    model = load(directory)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape) * 0.4)
+    model.save_pretrained(directory)
+
+
 def merged_by_peft(model: Path, adapters: list[Path], rows: int | None = None) -> dict[str, torch.Tensor]:
     """Merge adapters one after the other as peft does; returns the state dict."""
     merged = load(model)

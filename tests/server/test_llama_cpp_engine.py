@@ -29,13 +29,7 @@ def directory(tmp_path_factory):
     """A merged model with weights large enough that its answers vary, as Hugging Face weights and as GGUF."""
     root = tmp_path_factory.mktemp("merged")
     model = tiny_llama(root / "model")
-    loaded = build.load(model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in loaded.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape) * 0.4)
-    loaded.save_pretrained(model)
+    build.make_talkative(model)
     outputs = {"huggingface": {}, "gguf": [{"type": "F32"}, {"type": "Q8_0"}]}
     return merge(root, model, [], outputs=outputs, template="alpaca")[1]
 

@@ -38,13 +38,7 @@ def directory(tmp_path_factory):
     """A model that says anything but JSON, as Hugging Face weights and as GGUF."""
     root = tmp_path_factory.mktemp("merged")
     model = tiny_llama(root / "model")
-    loaded = build.load(model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in loaded.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape) * 0.4)
-    loaded.save_pretrained(model)
+    build.make_talkative(model)
     return merge(root, model, [], outputs={"huggingface": {}, "gguf": [{"type": "F32"}]}, template="alpaca")[1]
 
 
