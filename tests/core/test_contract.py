@@ -1,5 +1,7 @@
 """The artifact contract: a misfit is refused before anything runs, naming both sides and the remedy."""
 
+import json
+
 import pytest
 
 from builders import (
@@ -245,3 +247,26 @@ def test_a_server_reads_the_form_there_is_and_llama_cpp_needs_a_gguf_file():
     assert "outputs.gguf (its adapters may be none)" in found.hint
     found = refusal(model_server(), lora_merge("merged", outputs={"pth": {}}))
     assert "has no Hugging Face weights or GGUF file: it is stored as pth only." in found.message
+
+
+def test_llama_cpp_does_not_serve_adapters_beside_its_file():
+    merge = finished(lora_merge("merged"), formats=["huggingface", "gguf"], **ZH)
+    found = refusal(model_server(engine="llamacpp", adapters=[{"sftJob": "tuned"}]), merge, ZH_ADAPTER, PADDED_ADAPTER)
+    assert (found.reason, found.field) == ("InvalidSpec", "spec.adapters")
+    assert "outputs.gguf" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "formats", "engine"),
+    [
+        ({}, ["huggingface"], "transformers"),
+        ({}, ["gguf", "pth"], "llamacpp"),
+        ({}, ["huggingface", "gguf"], "transformers"),
+        ({"engine": "llamacpp"}, ["huggingface", "gguf"], "llamacpp"),
+    ],
+)
+def test_the_engine_is_the_one_asked_for_or_the_one_the_model_is_stored_for(asked, formats, engine):
+    server, merge = model_server(**asked), finished(lora_merge("merged"), formats=formats, **ZH)
+    planned = plan(server, world(merge), CLUSTER)
+    (text,) = (child["data"]["job.json"] for child in planned.children if child["kind"] == "ConfigMap")
+    assert json.loads(text)["engine"] == engine

@@ -54,20 +54,12 @@ def engine_of(resource: ModelServer, model: Found) -> Engine:
 
 
 def _servable(resource: ModelServer, model: Found) -> Problem | None:
-    """Return why llama.cpp cannot serve this, or None; what transformers cannot read, no other kind can either."""
-    if engine_of(resource, model) != "llamacpp":
+    """Return why llama.cpp cannot serve this, or None; that there is a GGUF file, the need has said."""
+    if engine_of(resource, model) != "llamacpp" or not resource.spec.adapters:
         return None
-    if resource.spec.adapters:
-        message = f"{ADAPTERS}: the engine llamacpp serves one file, and adapters are not in it."
-        hint = "Merge them with a LoRAMerge that has outputs.gguf and name that as the model, or use transformers."
-        return Problem(Reason.INVALID_SPEC, message, hint, ADAPTERS)
-    if model.artifact is not None and "gguf" not in model.artifact.formats:
-        message = f"{model.field}: {model.label} has no GGUF file, which the engine llamacpp needs."
-        hint = (
-            "Write one with a LoRAMerge that has outputs.gguf (its adapters may be none), and name that as the model."
-        )
-        return Problem(Reason.ARTIFACT_MISMATCH, message, hint, model.field)
-    return None
+    message = f"{ADAPTERS}: the engine llamacpp serves one file, and adapters are not in it."
+    hint = "Merge them with a LoRAMerge that has outputs.gguf and name that as the model, or use transformers."
+    return Problem(Reason.INVALID_SPEC, message, hint, ADAPTERS)
 
 
 def config(resource: ModelServer, inputs: Inputs, site: Site) -> ServerConfig:
