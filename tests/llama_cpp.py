@@ -1,5 +1,6 @@
 """llama.cpp itself, in this process: reads a GGUF file, tokenises, fills in chat templates and continues prompts."""
 
+import ctypes
 import json
 import urllib.request
 from pathlib import Path
@@ -24,6 +25,7 @@ class LlamaCpp:
         settings.verbosity = -1
         settings.endpoint_props = True
         self._server = xllamacpp.Server(settings)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))  # its destructor may wait for ever
 
     def ask(self, path: str, **body: Any) -> dict[str, Any]:
         """What an endpoint answers."""

@@ -4,6 +4,7 @@ llama.cpp's own server runs inside this process, on a port of this machine's loo
 knows; ids go in and ids come out, so that prompts and answers are those of the other engines.
 """
 
+import ctypes
 import os
 import secrets
 import weakref
@@ -222,10 +223,18 @@ def _settings(path: Path, context_length: int, key: str, device: str, parallel: 
 
 def _start(settings: Any, path: Path) -> Any:
     try:
-        return xllamacpp.Server(settings)
+        return keep(xllamacpp.Server(settings))
     except RuntimeError as error:
         hint = "The log has what llama.cpp says; make the file again with a LoRAMerge."
         raise BadInput(f"llama.cpp cannot load the file: {error}", file=str(path), hint=hint) from None
+
+
+def keep(server: Any) -> Any:
+    """Return llama.cpp's server, which from now on ends with the process: its destructor joins a thread that now and
+    then has missed the signal to stop, and waits for ever then.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+    return server
 
 
 def _has_gpu() -> bool:
