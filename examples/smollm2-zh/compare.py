@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from herdsman_trainer.tokenizers import load_tokenizer
 
@@ -76,6 +77,7 @@ def main() -> None:
         "questions", nargs="*", default=[*QUESTIONS, *ENGLISH_QUESTIONS], help="what to ask both models"
     )
     asked = parser.parse_args()
+    logging.disable_progress_bar()
     before, after = directory_of("modelimport", "smollm2-gguf"), directory_of("loramerge", "smollm2-zh-merged")
     print("\nHeld-out text, loss per character in nats (perplexity per character)")
     for language, name in (("Chinese", "zh.txt"), ("English", "en.txt")):
