@@ -26,3 +26,6 @@ class Rows:
 
     def targets(self, indices):
         return self.collate(np.asarray(indices).reshape(-1)).targets
+
+    def lengths_of(self, indices):
+        return np.array([len(self._rows[i][0]) for i in indices], np.int64)

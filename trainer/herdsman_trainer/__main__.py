@@ -145,7 +145,7 @@ def ending(error: BaseException) -> tuple[int, TerminationMessage]:
         error = Temporary(
             f"Out of memory: {error}",
             reason="OutOfMemory",
-            hint="Lower recipe.batch.microSequences, set recipe.gradientCheckpointing, or give it more memory.",
+            hint="Lower recipe.batch.microSequences, set recipe.recompute to Full, or give it more memory.",
         )
     if isinstance(error, StepError):
         return int(error.exit_code), error.termination_message()

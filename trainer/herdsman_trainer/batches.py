@@ -1,7 +1,8 @@
 """Batches of token ids with labels and masks, and the stream of micro-batches that a training step consumes."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ class Batch:
     attention_mask: npt.NDArray[np.int64]
     text_targets: npt.NDArray[np.bool_]
     """Targets that are text rather than BOS, EOS or end of turn: the ones a loss per character sums over."""
+    places: npt.NDArray[np.int64] | None = None
+    """The place of each row in the stream of all sequences, (rows); decides what dropout drops."""
+    starts: npt.NDArray[np.bool_] | None = None
+    """Where within a row another document begins, which sees nothing of the one before; None: nowhere."""
 
     @property
     def targets(self) -> int:
@@ -45,6 +50,10 @@ class Sequences(Protocol):
 
     def targets(self, indices: Indices) -> int:
         """Return the number of targets in these sequences, without collating them."""
+        ...
+
+    def lengths_of(self, indices: Indices) -> npt.NDArray[np.int64]:
+        """Return the tokens of each of these sequences, without collating them."""
         ...
 
 
@@ -74,22 +83,69 @@ def collate_rows(
 
 
 class TrainingStream:
-    """The micro-batches of every optimizer step; one process and N processes consume the same global batches."""
+    """The micro-batches of every optimizer step; one process and N processes consume the same global batches.
 
-    def __init__(self, sequences: Sequences, batch: GlobalBatch, seed: int) -> None:
+    With `micro_tokens` a micro-batch is as many sequences as have so many tokens together, and the sequences of a
+    global batch go to the ranks so that all have about equally many tokens; the ranks may have different numbers of
+    micro-batches then. Otherwise a micro-batch is `batch.micro_sequences` sequences.
+    """
+
+    def __init__(self, sequences: Sequences, batch: GlobalBatch, seed: int, micro_tokens: int | None = None) -> None:
         self.sequences = sequences
         self.batch = batch
+        self.micro_tokens = micro_tokens
         self._order = SequenceOrder(seed, len(sequences))
 
     def micro_batches(self, step: int, rank: int = 0) -> Iterator[Batch]:
         """Yield the micro-batches of `rank` in `step` (from 0: the number of steps completed before)."""
-        for indices in self._order.at(self.batch.positions(step, rank)):
-            yield self.sequences.collate(indices)
+        for places in self._cut(step, rank):
+            yield replace(self.sequences.collate(self._order.at(places)), places=places)
 
     def targets(self, step: int) -> int:
         """Return the targets in the whole global batch, by which the summed loss of all ranks is divided."""
+        return self.sequences.targets(self._order.at(self._places(step)))
+
+    def _places(self, step: int) -> Indices:
         first = step * self.batch.sequences
-        return self.sequences.targets(self._order.at(np.arange(first, first + self.batch.sequences, dtype=np.int64)))
+        return np.arange(first, first + self.batch.sequences, dtype=np.int64)
+
+    def _cut(self, step: int, rank: int) -> Iterable[Indices]:
+        if self.micro_tokens is None:
+            return self.batch.positions(step, rank)
+        places = self._places(step)
+        lengths = self.sequences.lengths_of(self._order.at(places))
+        mine = shared_evenly(lengths, self.batch.world_size)[rank]
+        return [places[mine[part]] for part in filled(lengths[mine], self.micro_tokens)]
+
+
+def shared_evenly(lengths: npt.NDArray[np.int64], ranks: int) -> list[Indices]:
+    """Return which sequences each rank gets: the longest first, each to the rank with the fewest tokens (Graham 1969)."""
+    if ranks == 1:
+        return [np.arange(len(lengths))]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [(0, rank) for rank in range(ranks)]
+    for index in np.argsort(-lengths, kind="stable"):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(int(index))
+        heapq.heappush(loads, (load + int(lengths[index]), rank))
+    return [np.array(sorted(share), np.int64) for share in shares]
+
+
+def filled(lengths: npt.NDArray[np.int64], most: int) -> list[Indices]:
+    """Return consecutive parts with about equally many tokens each, `most` at most; a longer sequence is alone."""
+    if not len(lengths):
+        return []
+    whole = int(lengths.sum())
+    wanted = whole / -(-whole // most)
+    parts: list[list[int]] = [[]]
+    size = 0
+    for index, length in enumerate(lengths.tolist()):
+        if parts[-1] and (size + length > most or size + length / 2 > wanted):
+            parts.append([])
+            size = 0
+        parts[-1].append(index)
+        size += length
+    return [np.array(part, np.int64) for part in parts]
 
 
 def evaluation_batches(

@@ -44,6 +44,10 @@ class PackedBlocks:
         """Return the number of targets: block_size − 1 a block."""
         return int((indices != NO_SEQUENCE).sum()) * (self.block_size - 1)
 
+    def lengths_of(self, indices: Indices) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the tokens of each block."""
+        return np.full(indices.shape, self.block_size, np.int64)
+
 
 class HeldOutBlocks:
     """All held-out tokens for evaluation, each a target exactly once.
@@ -70,6 +74,10 @@ class HeldOutBlocks:
     def targets(self, indices: Indices) -> int:
         """Return the number of targets in these blocks."""
         return sum(max(0, len(self._block(int(i))) - 1) for i in indices)
+
+    def lengths_of(self, indices: Indices) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the tokens of each block."""
+        return np.array([len(self._block(int(i))) for i in indices], np.int64)
 
     def _block(self, index: int) -> np.ndarray[Any, np.dtype[np.integer[Any]]]:
         if index == NO_SEQUENCE:

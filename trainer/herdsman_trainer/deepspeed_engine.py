@@ -8,7 +8,7 @@ otherwise the trained weights themselves are float32, as in the plain engine.
 import importlib.util
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from herdsman.api.job_config import FileDigest
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
-from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, evaluation_nll, overflow_streak
+from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, overflow_streak
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
-from herdsman_trainer.objective import token_nll
+from herdsman_trainer.objective import AutogradObjective, Objective, evaluation_nll, token_nll
 from herdsman_trainer.optimisation import adamw, set_learning_rate
 from herdsman_trainer.training_state import (
     GROWTH_TRACKER,
@@ -54,12 +54,47 @@ class Autocast(torch.nn.Module):
             return self.module(**inputs)
 
 
+class GradientsAtOnce(torch.nn.Module):
+    """An objective that computes its own gradients, as DeepSpeed wants it: a module with a backward pass."""
+
+    def __init__(self, module: torch.nn.Module, objective: Objective, trained: Sequence[torch.nn.Parameter]) -> None:
+        super().__init__()
+        self.module = module
+        self._objective = objective
+        self._trained = list(trained)
+
+    def forward(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Return the summed loss; its gradient is that of `scale` times the sum, whatever multiplies it later."""
+        result: torch.Tensor = _HandedOut.apply(self._objective, batch, scale, *self._trained)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _HandedOut(torch.autograd.Function):
+    """Computes gradients together with the loss and hands them out in the backward pass."""
+
+    @staticmethod
+    def forward(
+        context: Any, objective: Objective, batch: Batch, scale: float, *trained: torch.nn.Parameter
+    ) -> torch.Tensor:
+        total = objective.accumulate(batch, scale)
+        context.gradients = [each.grad for each in trained]
+        for each in trained:
+            each.grad = None
+        return total
+
+    @staticmethod
+    def backward(context: Any, *_: torch.Tensor) -> tuple[Any, ...]:
+        gradients, context.gradients = context.gradients, None
+        return (None, None, None, *gradients)
+
+
 class DeepSpeedEngine:
     """Trains through deepspeed.initialize with torch's AdamW; needs at least two processes."""
 
     def __init__(
         self,
         model: TrainedModel,
+        objective: Objective,
         processes: Processes,
         settings: DeepSpeed,
         *,
@@ -70,6 +105,7 @@ class DeepSpeedEngine:
         accumulation: int,
     ) -> None:
         self._trained = model.trained
+        self._objective = objective
         self._shapes = {name: item.shape for name, item in model.trained.items()}
         self._processes = processes
         self._dtype = dtype
@@ -77,26 +113,38 @@ class DeepSpeedEngine:
         self.skips_overflows = dtype == torch.float16
         bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self._shapes.values()))
         configuration = zero_config(settings, dtype, max_grad_norm, micro_sequences, accumulation, bucket)
-        module = model.module if dtype == torch.float16 else Autocast(model.module, processes.device.type, dtype)
+        module: torch.nn.Module
+        if isinstance(objective, AutogradObjective):
+            module = model.module if dtype == torch.float16 else Autocast(model.module, processes.device.type, dtype)
+        else:
+            module = GradientsAtOnce(model.module, objective, list(model.trained.values()))
         self._engine: Any = _deepspeed().initialize(
             model=module, optimizer=adamw(model.trained, weight_decay), config=configuration
         )[0]
         leave_stalls_to_the_watch(_world_group())
         self._engine.train()
 
-    def accumulate(self, batch: Batch, targets: int) -> float:
+    def accumulate(self, batch: Batch, targets: int) -> torch.Tensor:
         """Add the gradient of one micro-batch; DeepSpeed takes the mean over the ranks, so the loss is scaled up."""
-        total = token_nll(self._engine, batch, self._processes.device, self._dtype).sum()
-        self._engine.backward(total * (self._processes.world_size / targets), scale_wrt_gas=False)
+        scale = self._processes.world_size / targets
+        if isinstance(self._objective, AutogradObjective):
+            self._objective.seed_dropout(batch)
+            total = token_nll(self._engine, batch, self._processes.device, self._dtype).sum()
+            self._engine.backward(total * scale, scale_wrt_gas=False)
+        else:
+            scale *= float(self._engine.optimizer.loss_scale) if self.skips_overflows else 1.0
+            total = self._engine(batch, scale)
+            self._engine.backward(total, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
-        return float(total.detach())
+        return total.detach()
 
     def update(self, rate: float) -> Update:
         """Finish the step; DeepSpeed sums, clips and applies, and skips the step where fp16 overflowed."""
         set_learning_rate(self._engine.optimizer, rate)
         skipped = self._engine.skipped_steps
         self._engine.step()
+        self._objective.refresh()
         norm = self._engine.get_global_grad_norm()
         norm = math.nan if norm is None else float(norm)
         applied = self._engine.skipped_steps == skipped and math.isfinite(norm)
@@ -106,7 +154,9 @@ class DeepSpeedEngine:
 
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
-        return evaluation_nll(self._engine, batch, self._processes.device, self._dtype)
+        if isinstance(self._objective, AutogradObjective):
+            return evaluation_nll(self._engine, batch, self._processes.device, self._dtype)
+        return self._objective.token_nll(batch)
 
     def state_bytes(self) -> int:
         """Return the size of the gathered state."""
@@ -139,6 +189,7 @@ class DeepSpeedEngine:
             scaler = zero.loss_scaler
             scaler.cur_scale = state.scalar(LOSS_SCALE, scaler.cur_scale)
             scaler.cur_iter, scaler.last_overflow_iter = int(state.scalar(GROWTH_TRACKER)), -1
+        self._objective.refresh()
 
     def values(self) -> dict[str, torch.Tensor]:
         """Gather the trained parameters; rank 0 gets them."""

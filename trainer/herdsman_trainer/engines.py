@@ -14,7 +14,7 @@ from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Diverged
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
-from herdsman_trainer.objective import token_nll
+from herdsman_trainer.objective import Objective
 from herdsman_trainer.optimisation import adamw, set_learning_rate
 from herdsman_trainer.training_state import (
     GROWTH_TRACKER,
@@ -49,8 +49,11 @@ class Engine(Protocol):
     skips_overflows: bool
     """Whether a gradient that is not finite is expected now and then, as with the loss scaling of fp16."""
 
-    def accumulate(self, batch: Batch, targets: int) -> float:
-        """Add the gradient of (summed loss / `targets`) and return the summed loss; `targets` is that of all ranks."""
+    def accumulate(self, batch: Batch, targets: int) -> torch.Tensor:
+        """Add the gradient of (summed loss / `targets`) and return the summed loss; `targets` is that of all ranks.
+
+        The sum may still be under way on the device: who reads its value waits for it.
+        """
         ...
 
     def update(self, rate: float) -> Update:
@@ -87,6 +90,7 @@ class PlainEngine:
     def __init__(
         self,
         model: TrainedModel,
+        objective: Objective,
         processes: Processes,
         *,
         dtype: torch.dtype,
@@ -94,8 +98,8 @@ class PlainEngine:
         max_grad_norm: float,
     ) -> None:
         self._model = model
+        self._objective = objective
         self._processes = processes
-        self._dtype = dtype
         self._max_grad_norm = max_grad_norm
         self._parameters = list(model.trained.values())
         self._shapes = {name: item.shape for name, item in model.trained.items()}
@@ -104,32 +108,41 @@ class PlainEngine:
         self._scaler = torch.amp.GradScaler(
             processes.device.type, enabled=self.skips_overflows, growth_interval=SCALER_GROWTH_INTERVAL
         )
-        model.module.train()
 
-    def accumulate(self, batch: Batch, targets: int) -> float:
+    def accumulate(self, batch: Batch, targets: int) -> torch.Tensor:
         """Add the gradient of one micro-batch."""
-        total = token_nll(self._model.module, batch, self._processes.device, self._dtype).sum()
-        self._scaler.scale(total / targets).backward()  # type: ignore[no-untyped-call]
-        return float(total.detach())
+        return self._objective.accumulate(batch, self._loss_scale() / targets)
+
+    def _loss_scale(self) -> float:
+        if not self._scaler.is_enabled():
+            return 1.0
+        if self._scaler._scale is None:  # made at the first use
+            self._scaler.scale(torch.zeros((), device=self._processes.device))
+        return float(self._scaler.get_scale())
 
     def update(self, rate: float) -> Update:
         """Sum, clip and step; a gradient that is not finite changes nothing (and halves the loss scale of fp16)."""
         set_learning_rate(self._optimizer, rate)
         self._processes.sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        gradients = [item.grad for item in self._parameters if item.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm = float(total)
+        if not norm <= self._max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)
         finite = math.isfinite(norm)
         if finite or self._scaler.is_enabled():
             self._scaler.step(self._optimizer)
             self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        self._objective.refresh()
         if self._scaler.is_enabled() and not finite and self._scaler.get_scale() <= MIN_LOSS_SCALE:
             raise overflow_streak()
         return Update(norm, finite)
 
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
-        return evaluation_nll(self._model.module, batch, self._processes.device, self._dtype)
+        return self._objective.token_nll(batch)
 
     def state_bytes(self) -> int:
         """Return the size of the state."""
@@ -162,7 +175,10 @@ class PlainEngine:
         for name, parameter in self._model.trained.items():
             with torch.no_grad():
                 parameter.copy_(state.tensor(PARAMETER, name))
-            moments = {entry: state.tensor(entry, name).to(parameter.device) for entry in MOMENTS}
+            # in the order in memory that the parameter has, which the fused optimizer takes for granted
+            moments = {
+                entry: torch.empty_like(parameter).copy_(state.tensor(entry, name)).detach() for entry in MOMENTS
+            }
             self._optimizer.state[parameter] = {"step": torch.tensor(updates), **moments}
             HEART.beat()
         if self._scaler.is_enabled():
@@ -170,23 +186,13 @@ class PlainEngine:
             scaler["scale"] = state.scalar(LOSS_SCALE, scaler["scale"])
             scaler["_growth_tracker"] = int(state.scalar(GROWTH_TRACKER))
             self._scaler.load_state_dict(scaler)
+        self._objective.refresh()
 
     def values(self) -> dict[str, torch.Tensor]:
         """Return the trained parameters on rank 0."""
         if not self._processes.is_first:
             return {}
         return {name: item.detach().to("cpu") for name, item in self._model.trained.items()}
-
-
-def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return the loss of every target without gradients or dropout; the module's mode is restored."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return token_nll(module, batch, device, dtype)
-    finally:
-        module.train(training)
 
 
 def overflow_streak() -> Diverged:

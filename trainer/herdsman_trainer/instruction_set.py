@@ -101,3 +101,7 @@ class InstructionSet:
         """Return the number of targets in these samples."""
         real = indices[indices != NO_SEQUENCE]
         return int((self.lengths[real] - self.source_lengths[real]).sum())
+
+    def lengths_of(self, indices: Indices) -> npt.NDArray[np.int64]:
+        """Return the tokens of each of these samples."""
+        return self.lengths[indices]

@@ -1,9 +1,57 @@
-"""The objective: negative log-likelihood of the target tokens, in nats."""
+"""The objective: negative log-likelihood of the target tokens, in nats, and what computes it with its gradients."""
+
+from typing import Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from herdsman_trainer.batches import IGNORED, Batch
+from herdsman_trainer.optimisation import seed_dropout
+
+
+class Objective(Protocol):
+    """Computes losses and gradients of a model's trained parameters."""
+
+    def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Add the gradient of `scale` times the summed loss to the parameters; returns the sum, on the device."""
+        ...
+
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target without dropout and gradients, (rows, width − 1), float32."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over the values of the parameters, which have changed."""
+        ...
+
+
+class AutogradObjective:
+    """Computes with transformers' own modules and PyTorch's gradients: for what is not computed by `fused`."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+        self._module = module
+        self._device = device
+        self._dtype = dtype
+        self._seed = seed
+
+    def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Add the gradient."""
+        self.seed_dropout(batch)
+        total = token_nll(self._module, batch, self._device, self._dtype).sum()
+        (total * scale).backward()  # type: ignore[no-untyped-call]
+        return total.detach()
+
+    def seed_dropout(self, batch: Batch) -> None:
+        """Make dropout follow from the seed and the place of the first row."""
+        if batch.places is not None:
+            seed_dropout(self._seed, int(batch.places[0]))
+
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target."""
+        return evaluation_nll(self._module, batch, self._device, self._dtype)
+
+    def refresh(self) -> None:
+        """Do nothing: the modules hold the parameters themselves."""
 
 
 def token_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -21,3 +69,14 @@ def token_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
     )
     return losses.view(len(labels), -1)
+
+
+def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return the loss of every target without gradients or dropout; the module's mode is restored."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return token_nll(module, batch, device, dtype)
+    finally:
+        module.train(training)

@@ -15,7 +15,7 @@ from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Engine, Update
 from herdsman_trainer.errors import Diverged, Interrupted
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.optimisation import learning_rate, seed_dropout
+from herdsman_trainer.optimisation import learning_rate
 from herdsman_trainer.run_context import RunContext
 
 _log = logging.getLogger(__name__)
@@ -99,21 +99,21 @@ class Trainer:
     def _step(self, state: State) -> bool:
         """Do one optimizer step; returns whether any rank was asked to stop while it was applied."""
         began = self._context.clock()
-        step, rank, world = state.step, self._processes.rank, self._processes.world_size
+        step = state.step
         rate = learning_rate(step, self._total_steps, self._recipe.learning_rate or 0.0, self._recipe.schedule)
         targets = self._stream.targets(step)
-        nll = tokens = 0.0
+        nll: torch.Tensor | float = 0.0
+        tokens = 0.0
         update = Update(0.0, applied=True)
         if targets:  # else there is nothing to learn from, and decay alone would be a step nobody asked for
-            for piece, batch in enumerate(self._stream.micro_batches(step, rank)):
+            for batch in self._stream.micro_batches(step, self._processes.rank):
                 if self._processes.any(self._context.should_stop()):
                     self._give_way(state)  # a large global batch may take longer than the time there is to stop
-                seed_dropout(self._recipe.seed, step, piece * world + rank)
-                nll += self._engine.accumulate(batch, targets)
+                nll = nll + self._engine.accumulate(batch, targets)
                 HEART.beat()
                 tokens += int(batch.attention_mask.sum())
             update = self._engine.update(rate)
-        nll, tokens, stop = self._processes.sum([nll, tokens, self._context.should_stop()])
+        nll, tokens, stop = self._processes.sum([float(nll), tokens, self._context.should_stop()])
         loss = nll / targets if targets else math.nan
         self._refuse_divergence(state, loss, update, targets)
         state.step += 1

@@ -17,10 +17,13 @@ from herdsman_trainer.batches import Sequences, TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
 from herdsman_trainer.deepspeed_engine import DeepSpeedEngine
 from herdsman_trainer.distributed import Processes
-from herdsman_trainer.engines import Engine, PlainEngine, evaluation_nll
+from herdsman_trainer.engines import Engine, PlainEngine
 from herdsman_trainer.evaluation import HeldOut, evaluate
+from herdsman_trainer.fused.block import Recompute
+from herdsman_trainer.fused.model import FusedModel, why_not
 from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.models import compute_dtype, parameter_counts, use_gradient_checkpointing
+from herdsman_trainer.objective import AutogradObjective, Objective, evaluation_nll
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.sequence_order import GlobalBatch, largest_micro_batch, total_steps
 from herdsman_trainer.tokenizers import TextTokenizer
@@ -84,8 +87,6 @@ def run_training(
         device,
         on_base=lambda base: None if checkpoint else evaluation.of_base(base, config, inputs, tokenizer, state),
     )
-    if recipe.gradient_checkpointing:
-        use_gradient_checkpointing(model.base)
     counts = parameter_counts(model.module)
     engine = make_engine(config, model, processes, batch)
     if checkpoint is not None:
@@ -203,10 +204,13 @@ def make_engine(config: TrainingJob, model: TrainedModel, processes: Processes, 
     recipe, settings = config.recipe, config.deepspeed
     dtype = compute_dtype(recipe.precision or "float32", processes.device.type)
     decay, norm = recipe.weight_decay or 0.0, recipe.max_grad_norm or 1.0
-    if settings is not None and spreads(settings, processes.world_size):
+    spread = settings is not None and spreads(settings, processes.world_size)
+    objective = make_objective(config, model, processes, dtype, whole=not spread or settings.zero_stage < 3)
+    if settings is not None and spread:
         _single_process_group(processes)
         return DeepSpeedEngine(
             model,
+            objective,
             processes,
             settings,
             dtype=dtype,
@@ -217,7 +221,23 @@ def make_engine(config: TrainingJob, model: TrainedModel, processes: Processes, 
         )
     if settings is not None and settings.zero_stage > 0:
         _log.info("ZeRO-%d has nothing to spread over one process: training without it.", settings.zero_stage)
-    return PlainEngine(model, processes, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
+    return PlainEngine(model, objective, processes, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
+
+
+def make_objective(
+    config: TrainingJob, model: TrainedModel, processes: Processes, dtype: torch.dtype, *, whole: bool
+) -> Objective:
+    """Return what computes losses and gradients; `whole`: whether every process has all of the weights."""
+    seed = config.recipe.seed
+    reason = why_not(model) or (None if whole else "ZeRO-3 spreads its weights")
+    if reason is None:
+        recompute: Recompute = "Block" if config.recipe.gradient_checkpointing else "None"
+        return FusedModel(model, dtype=dtype, seed=seed, recompute=recompute)
+    _log.info("The model is computed by transformers' modules: %s.", reason)
+    if config.recipe.gradient_checkpointing:
+        use_gradient_checkpointing(model.base)
+    model.module.train()
+    return AutogradObjective(model.module, processes.device, dtype, seed)
 
 
 def spreads(settings: DeepSpeed, world_size: int) -> bool:

@@ -7,7 +7,7 @@ _HINTS: dict[Reason, str] = {
     Reason.DIVERGED: "Lower recipe.learningRate or raise recipe.schedule.warmupRatio, and check the data for noise; "
     "then delete the resource and apply it again.",
     Reason.OUT_OF_MEMORY: "Raise compute.resources.memory; a training also needs less with a smaller "
-    "recipe.batch.microSequences or with recipe.gradientCheckpointing: true.",
+    "recipe.batch.microSequences or with recipe.recompute: Full.",
     Reason.DISK_FULL: "Make room on the workspace's volume or enlarge it; recipe.checkpoints.keepLast: 1 needs less.",
     Reason.TEMPORARY: "Nothing: the next attempt goes on from the newest checkpoint.",
     Reason.INTERRUPTED: "Nothing: the next attempt goes on from the newest checkpoint.",

@@ -7,19 +7,14 @@ from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, 
 from herdsman.api.v1alpha1.status import Reason
 from herdsman.core.plan_types import Problem
 
-MICRO_TOKENS = {"cuda": 4096, "cpu": 1024}
-MICRO_SEQUENCES = 8
-"""A process computes at most so many tokens and sequences at once, unless the recipe says so: from there on a larger
-micro-batch costs memory and gains next to nothing."""
-
 T = TypeVar("T", PretrainRecipe, SFTRecipe)
 
 
-def definite(given: T, resolved: T, compute: Compute, length: int) -> T:
+def definite(given: T, resolved: T, compute: Compute) -> T:
     """Return the resolved recipe with what depends on the devices.
 
-    On the CPU, where the manifest does not say otherwise: float32, no DeepSpeed and no gradient checkpointing. The
-    micro-batch is the largest that divides a process's share of the global batch within MICRO_TOKENS.
+    On the CPU, where the manifest does not say otherwise: float32 and no DeepSpeed. The micro-batch is left to the
+    trainer, which sees how much memory there is.
     """
     update: dict[str, object] = {}
     if compute.gpus_per_node == 0:
@@ -27,14 +22,6 @@ def definite(given: T, resolved: T, compute: Compute, length: int) -> T:
             update["precision"] = "float32"
         if given.deepspeed is None:
             update["deepspeed"] = DeepSpeed(zero_stage=0)
-        if given.gradient_checkpointing is None:
-            update["gradient_checkpointing"] = False
-    if given.batch.micro_sequences is None:
-        share = (resolved.batch.global_sequences or 1) // compute.world_size
-        tokens = MICRO_TOKENS["cuda" if compute.gpus_per_node else "cpu"]
-        limit = max(1, min(MICRO_SEQUENCES, tokens // length))
-        micro = next(size for size in range(limit, 0, -1) if share % size == 0)
-        update["batch"] = resolved.batch.model_copy(update={"micro_sequences": micro})
     return resolved.model_copy(update=update)
 
 

@@ -1,0 +1,189 @@
+"""One block of a Llama: its forward pass, and its backward pass written out."""
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import torch
+
+from herdsman.api.v1alpha1.recipes import Recompute
+from herdsman_trainer.fused.attention import Attended, attend
+from herdsman_trainer.fused.dropout import Dropout, site_hash
+from herdsman_trainer.fused.frozen import Frozen
+from herdsman_trainer.fused.lora import LoraGroup
+from herdsman_trainer.fused.packing import Packed
+from herdsman_trainer.fused.plain_ops import Norm
+
+QKV, O, GATE_UP, DOWN = range(4)
+"""The four inputs of a block that LoRA reads; projections that share one share its dropout mask."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all blocks of one forward and backward pass share."""
+
+    packed: Packed
+    cos: torch.Tensor
+    """(T, head size)."""
+    sin: torch.Tensor
+    threshold: int
+    """Of LoRA's dropout; 0 drops nothing."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the backward pass of a block needs; what is None is computed again."""
+
+    h: torch.Tensor
+    inverse: torch.Tensor | None = None
+    """1 / root mean square of h."""
+    attended: Attended | None = None
+    after: torch.Tensor | None = None
+    """The residual stream after attention."""
+    after_inverse: torch.Tensor | None = None
+    gate_up: torch.Tensor | None = None
+    act: torch.Tensor | None = None
+    xa: tuple[torch.Tensor | None, ...] = (None,) * 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of one block."""
+
+    layer: int
+    heads: int
+    kv_heads: int
+    epsilon: float
+    norm: torch.Tensor
+    after_norm: torch.Tensor
+    weights: tuple[Frozen, Frozen, Frozen, Frozen]
+    """QKV, O, GATE_UP and DOWN."""
+    lora: tuple[LoraGroup | None, ...]
+    ops: ModuleType
+    """plain_ops or triton_ops."""
+
+    def forward(self, h: torch.Tensor, run: Pass, keep: Recompute | None) -> tuple[torch.Tensor, Kept]:
+        """Return the states (T, d) after the block, and what `keep` keeps of the way; None keeps nothing."""
+        ops, packed = self.ops, run.packed
+        x, inverse = ops.rms_norm(h, self.norm, self.epsilon)
+        xa_qkv = self._down(x, QKV, run)
+        qkv = self.weights[QKV].forward(x)
+        del x
+        ops.qkv_up_rotate_(qkv, xa_qkv, self.lora[QKV], run.cos, run.sin, self.heads + self.kv_heads)
+        attended = attend(qkv, packed, self.heads, self.kv_heads, keep=keep in ("None", "Selective"))
+        del qkv
+        context = attended.result.detach()
+        xa_o = self._down(context, O, run)
+        after = self.weights[O].forward(context, h)
+        self._up_(after, xa_o, O)
+
+        x, after_inverse = ops.rms_norm(after, self.after_norm, self.epsilon)
+        xa_gate_up = self._down(x, GATE_UP, run)
+        gate_up = self.weights[GATE_UP].forward(x)
+        del x
+        act, xa_down = ops.swiglu(
+            gate_up, xa_gate_up, self.lora[GATE_UP], self.lora[DOWN], self._dropout(DOWN, run)
+        )
+        result = self.weights[DOWN].forward(act, after)
+        self._up_(result, xa_down, DOWN)
+        xa = (xa_qkv, xa_o, xa_gate_up, xa_down)
+        if keep == "None":
+            return result, Kept(h, inverse, attended, after, after_inverse, gate_up, act, xa)
+        if keep == "Selective":
+            return result, Kept(h, inverse, attended, after, after_inverse, None, None, xa)
+        return result, Kept(h)
+
+    def backward(self, dh: torch.Tensor, kept: Kept, run: Pass) -> torch.Tensor:
+        """Return the gradient of the states before the block; LoRA's gradients are added to its groups."""
+        ops = self.ops
+        if kept.attended is None:
+            kept = self.forward(kept.h, run, "None")[1]
+        if kept.gate_up is None:
+            kept = self._mlp_again(kept, run)
+        assert kept.attended is not None and kept.after is not None and kept.after_inverse is not None
+        assert kept.gate_up is not None and kept.act is not None and kept.inverse is not None
+
+        dact = self.weights[DOWN].backward(dh)
+        ddown = self._through_b(dh, DOWN, kept)
+        self._grad_a(ddown, kept.act, DOWN, run)
+        dgate_up, dxa = ops.swiglu_backward_(
+            dact,
+            kept.gate_up,
+            kept.xa[GATE_UP],
+            self.lora[GATE_UP],
+            ddown,
+            self.lora[DOWN],
+            self._dropout(DOWN, run),
+        )
+        del dact
+        dx = self.weights[GATE_UP].backward(dgate_up)
+        self._grad_b(dgate_up, GATE_UP, kept)
+        del dgate_up
+        self._through_a(dx, dxa, kept.after, GATE_UP, run, (self.after_norm, kept.after_inverse))
+        dafter = ops.rms_norm_backward(dx, kept.after, self.after_norm, kept.after_inverse, dh)
+
+        dcontext = self.weights[O].backward(dafter)
+        self._through_a(dcontext, self._through_b(dafter, O, kept), kept.attended.result.detach(), O, run)
+        gradients = kept.attended.backward(dcontext)
+        dqkv, dxa = ops.qkv_rotate_backward(gradients, self.lora[QKV], run.cos, run.sin, self.heads + self.kv_heads)
+        del dcontext, gradients
+        dx = self.weights[QKV].backward(dqkv)
+        self._grad_b(dqkv, QKV, kept)
+        self._through_a(dx, dxa, kept.h, QKV, run, (self.norm, kept.inverse))
+        result: torch.Tensor = ops.rms_norm_backward(dx, kept.h, self.norm, kept.inverse, dafter)
+        return result
+
+    def _mlp_again(self, kept: Kept, run: Pass) -> Kept:
+        assert kept.after is not None
+        x = self.ops.rms_norm(kept.after, self.after_norm, self.epsilon)[0]
+        gate_up = self.weights[GATE_UP].forward(x)
+        act = self.ops.swiglu(gate_up, kept.xa[GATE_UP], self.lora[GATE_UP], None, None)[0]
+        return replace(kept, gate_up=gate_up, act=act)
+
+    def _dropout(self, site: int, run: Pass) -> Dropout | None:
+        if not run.threshold or self.lora[site] is None:
+            return None
+        return Dropout(run.packed.keys, site_hash(self.layer, site), run.threshold)
+
+    def _down(self, x: torch.Tensor, site: int, run: Pass) -> torch.Tensor | None:
+        group = self.lora[site]
+        if group is None:
+            return None
+        result: torch.Tensor = self.ops.lora_down(x, group, self._dropout(site, run))
+        return result
+
+    def _up_(self, y: torch.Tensor, xa: torch.Tensor | None, site: int) -> None:
+        if self.lora[site] is not None:
+            self.ops.lora_up_(y, xa, self.lora[site])
+
+    def _through_b(self, dy: torch.Tensor, site: int, kept: Kept) -> torch.Tensor | None:
+        """Add the gradient of a single B; returns that of A·dropout(x)."""
+        group = self.lora[site]
+        if group is None:
+            return None
+        self._grad_b(dy, site, kept)
+        result: torch.Tensor = self.ops.lora_up_backward(dy, group)
+        return result
+
+    def _grad_b(self, dy: torch.Tensor, site: int, kept: Kept) -> None:
+        if self.lora[site] is not None:
+            self.ops.lora_grad_b_(dy, kept.xa[site], self.lora[site])
+
+    def _grad_a(
+        self, dxa: torch.Tensor | None, x: torch.Tensor, site: int, run: Pass, norm: Norm | None = None
+    ) -> None:
+        if self.lora[site] is not None:
+            self.ops.lora_grad_a_(dxa, x, self.lora[site], self._dropout(site, run), norm)
+
+    def _through_a(
+        self,
+        dx: torch.Tensor,
+        dxa: torch.Tensor | None,
+        x: torch.Tensor,
+        site: int,
+        run: Pass,
+        norm: Norm | None = None,
+    ) -> None:
+        """Add the gradient of A, and what comes to the input through it to `dx`; with `norm` the input is normed x."""
+        if self.lora[site] is not None:
+            self._grad_a(dxa, x, site, run, norm)
+            self.ops.lora_input_gradient_(dx, dxa, self.lora[site], self._dropout(site, run))

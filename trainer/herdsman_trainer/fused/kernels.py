@@ -1,0 +1,447 @@
+"""The Triton kernels; `triton_ops` launches them. Accumulation is in float32, whatever the type of the data.
+
+A table of three int32 tells, for every `UNIT` output columns of a group, which adapted projection they belong to (−1:
+none), where in the Bs the values of its first column stand, counted from column 0 of the group, and how many outputs it
+has: B is stored as (rank, outputs).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def kept(key, first, site, threshold, BK: tl.constexpr):
+    """Return which of BK columns from `first` on stay, for each key; see dropout.Dropout.kept, bit for bit."""
+    pair = ((first >> 1) + tl.arange(0, BK // 2)).to(tl.uint32)
+    h = key[:, None].to(tl.uint32) ^ (pair * 0x9E3779B1 + site.to(tl.uint32))[None, :]
+    h = h * 0x85EBCA6B
+    h = h ^ (h >> 13)
+    h = h * 0xC2B2AE35
+    h = h ^ (h >> 16)
+    both = tl.join(h & 0xFFFF, h >> 16)
+    return tl.reshape(both, (key.shape[0], BK)).to(tl.int32) >= threshold
+
+
+@triton.jit
+def rms_norm(h, weight, x, inverse, width, epsilon, BLOCK: tl.constexpr):
+    """x = weight · h / root mean square; one row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(h + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(values * values, 0) / width + epsilon)
+    tl.store(inverse + row, scale)
+    normed = (values * scale).to(x.dtype.element_ty)
+    tl.store(x + row * width + columns, normed * tl.load(weight + columns, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit
+def rms_norm_backward(dx, h, weight, inverse, residual, out, width, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr):
+    """Gradient of h through the norm, plus that of the residual stream; one row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    place = row * width + columns
+    scale = tl.load(inverse + row)
+    normed = tl.load(h + place, mask=inside, other=0.0).to(tl.float32) * scale
+    weighted = tl.load(dx + place, mask=inside, other=0.0).to(tl.float32)
+    weighted *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(weighted * normed, 0) / width
+    result = scale * (weighted - normed * mean)
+    if RESIDUAL:
+        result += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+def thin(
+    x, a, out, keys, tokens, width, rank: tl.constexpr, scale, keep_scale, site, threshold,
+    DROPOUT: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """out (tokens, rank) += scale · dropout(x) (tokens, width) · aᵀ; a program sums STEPS · BK of the width."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    ranks = tl.program_id(2) * RANK + tl.arange(0, RANK)
+    here = rows < tokens
+    total = tl.zeros((BT, RANK), tl.float32)
+    key = rows
+    if DROPOUT:
+        key = tl.load(keys + rows, mask=here, other=0)
+    for step in range(STEPS):
+        first = (tl.program_id(1) * STEPS + step) * BK
+        columns = first + tl.arange(0, BK)
+        inside = columns < width
+        values = tl.load(
+            x + rows.to(tl.int64)[:, None] * width + columns[None, :], mask=here[:, None] & inside[None, :], other=0.0
+        )
+        if DROPOUT:
+            stays = kept(key, first, site, threshold, BK)
+            values = tl.where(stays, values * keep_scale, 0.0).to(x.dtype.element_ty)
+        factor = tl.load(
+            a + ranks[:, None] * width + columns[None, :], mask=(ranks < rank)[:, None] & inside[None, :], other=0.0
+        )
+        total = tl.dot(values, tl.trans(factor), total)
+    tl.atomic_add(
+        out + rows[:, None] * rank + ranks[None, :], total * scale, mask=here[:, None] & (ranks < rank)[None, :]
+    )
+
+
+@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+def outer(
+    x, y, out, table, keys, weight, inverse, tokens, width, y_width: tl.constexpr, rank: tl.constexpr, keep_scale, site,
+    threshold,
+    DROPOUT: tl.constexpr, TABLE: tl.constexpr, NORM: tl.constexpr, UNIT: tl.constexpr,
+    BT: tl.constexpr, BX: tl.constexpr, RANK: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """out (rank, width) += yᵀ (rank, tokens) · dropout(x) (tokens, width), summed in SPLIT parts of the tokens.
+
+    With TABLE, only the columns of y that belong to the projection of a column of x count. With NORM, x is normed first:
+    weight · x · inverse.
+    """
+    first = tl.program_id(0) * BX
+    columns = first + tl.arange(0, BX)
+    ranks = tl.program_id(2) * RANK + tl.arange(0, RANK)
+    inside = columns < width
+    low = (ranks < rank)[None, :]
+    begin, offset, outputs = 0, 0, width
+    if TABLE:
+        index = tl.load(table + 3 * (first // UNIT))
+        if index < 0:
+            return
+        begin = index * rank
+        offset = tl.load(table + 3 * (first // UNIT) + 1)
+        outputs = tl.load(table + 3 * (first // UNIT) + 2)
+    if NORM:
+        factors = tl.load(weight + columns, mask=inside, other=0.0)[None, :]
+    total = tl.zeros((RANK, BX), tl.float32)
+    for start in range(tl.program_id(1) * BT, tokens, BT * SPLIT):
+        rows = start + tl.arange(0, BT)
+        here = rows < tokens
+        values = tl.load(
+            x + rows.to(tl.int64)[:, None] * width + columns[None, :], mask=here[:, None] & inside[None, :], other=0.0
+        )
+        if NORM:
+            scale = tl.load(inverse + rows, mask=here, other=0.0)[:, None]
+            values = (values.to(tl.float32) * scale).to(x.dtype.element_ty) * factors
+        if DROPOUT:
+            key = tl.load(keys + rows, mask=here, other=0)
+            values = tl.where(kept(key, first, site, threshold, BX), values * keep_scale, 0.0).to(x.dtype.element_ty)
+        factor = tl.load(y + rows[:, None] * y_width + (begin + ranks)[None, :], mask=here[:, None] & low, other=0.0)
+        total = tl.dot(tl.trans(factor.to(x.dtype.element_ty)), values, total)
+    tl.atomic_add(
+        out + offset + ranks[:, None] * outputs + columns[None, :],
+        total,
+        mask=(ranks < rank)[:, None] & inside[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+def widen(
+    y, xa, a, keys, tokens, width, rank: tl.constexpr, keep_scale, site, threshold,
+    DROPOUT: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """y (tokens, width) += dropout(xa (tokens, rank) · a (rank, width)), in place."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    first = tl.program_id(1) * BK
+    columns = first + tl.arange(0, BK)
+    here, inside = rows < tokens, columns < width
+    total = tl.zeros((BT, BK), tl.float32)
+    for begin in tl.static_range(0, rank, RANK):
+        ranks = begin + tl.arange(0, RANK)
+        left = tl.load(
+            xa + rows[:, None] * rank + ranks[None, :], mask=here[:, None] & (ranks < rank)[None, :], other=0.0
+        )
+        right = tl.load(
+            a + ranks[:, None] * width + columns[None, :],
+            mask=(ranks < rank)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        total = tl.dot(left.to(y.dtype.element_ty), right, total)
+    if DROPOUT:
+        key = tl.load(keys + rows, mask=here, other=0)
+        total = tl.where(kept(key, first, site, threshold, BK), total * keep_scale, 0.0)
+    place = y + rows.to(tl.int64)[:, None] * width + columns[None, :]
+    mask = here[:, None] & inside[None, :]
+    tl.store(place, (tl.load(place, mask=mask, other=0.0).to(tl.float32) + total).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _plus_projected(
+    values, xa, b, rows, columns, here, inside, xa_width: tl.constexpr, outputs, rank: tl.constexpr,
+    RANK: tl.constexpr, FEW: tl.constexpr,
+):  # fmt: skip
+    """Return values (rows, columns) + xa · b: with FEW ranks one after the other, else by the matrix units."""
+    if FEW:
+        for number in tl.static_range(rank):
+            left = tl.load(xa + rows * xa_width + number, mask=here, other=0.0)
+            right = tl.load(b + number * outputs + columns, mask=inside, other=0.0).to(tl.float32)
+            values += left[:, None] * right[None, :]
+    else:
+        ranks = tl.arange(0, RANK)
+        low = ranks < rank
+        left = tl.load(xa + rows[:, None] * xa_width + ranks[None, :], mask=here[:, None] & low[None, :], other=0.0)
+        right = tl.load(b + ranks[:, None] * outputs + columns[None, :], mask=low[:, None] & inside[None, :], other=0.0)
+        values = tl.dot(left.to(b.dtype.element_ty), right, values)
+    return values
+
+
+@triton.jit
+def _back(total, gradient, b, columns, inside, outputs, rank: tl.constexpr, RANK: tl.constexpr):
+    """Return total + gradient · bᵀ."""
+    ranks = tl.arange(0, RANK)
+    right = tl.load(
+        b + ranks[:, None] * outputs + columns[None, :], mask=(ranks < rank)[:, None] & inside[None, :], other=0.0
+    )
+    return tl.dot(gradient, tl.trans(right), total)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def qkv_up_rotate(
+    qkv, xa, b, table, cos, sin, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, rotated, heads,
+    LORA: tl.constexpr, UNIT: tl.constexpr, SIZE: tl.constexpr, BT: tl.constexpr, RANK: tl.constexpr,
+    FEW: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Adds B·xa to HEADS heads of BT tokens and rotates them, in place."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    half = tl.arange(0, SIZE // 2)
+    all_in = half < SIZE
+    here = rows < tokens
+    mask = here[:, None] & all_in[None, :]
+    c = tl.load(cos + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
+    s = tl.load(sin + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
+    for head in range(tl.program_id(1) * HEADS, tl.minimum(tl.program_id(1) * HEADS + HEADS, heads)):
+        place = qkv + rows.to(tl.int64)[:, None] * width + head * SIZE + half[None, :]
+        one = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        two = tl.load(place + SIZE // 2, mask=mask, other=0.0).to(tl.float32)
+        if LORA:
+            entry = table + 3 * ((head * SIZE) // UNIT)
+            index = tl.load(entry)
+            if index >= 0:
+                own, outputs = b + tl.load(entry + 1) + head * SIZE, tl.load(entry + 2)
+                left = xa + index * rank
+                one = _plus_projected(one, left, own, rows, half, here, all_in, xa_width, outputs, rank, RANK, FEW)
+                own += SIZE // 2
+                two = _plus_projected(two, left, own, rows, half, here, all_in, xa_width, outputs, rank, RANK, FEW)
+        if head < rotated:
+            turned = one * c - two * s
+            two = two * c + one * s
+            one = turned
+        tl.store(place, one.to(qkv.dtype.element_ty), mask=mask)
+        tl.store(place + SIZE // 2, two.to(qkv.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def qkv_rotate_backward(
+    dq, dk, dv, dqkv, dxa, b, table, cos, sin, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
+    sq_t, sq_h, sk_t, sk_h, sv_t, sv_h, heads, kv_heads,
+    LORA: tl.constexpr, UNIT: tl.constexpr, SIZE: tl.constexpr, BT: tl.constexpr, RANK: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Undoes the rotation of the gradients of HEADS heads, writes them as one, and adds dxa += scale · dy · B."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    long_rows = rows.to(tl.int64)[:, None]
+    half = tl.arange(0, SIZE // 2)
+    all_in = half < SIZE
+    ranks = tl.arange(0, RANK)
+    here = rows < tokens
+    mask = here[:, None] & all_in[None, :]
+    c = tl.load(cos + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
+    s = tl.load(sin + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
+    every = heads + 2 * kv_heads
+    for head in range(tl.program_id(1) * HEADS, tl.minimum(tl.program_id(1) * HEADS + HEADS, every)):
+        if head < heads:
+            source = dq + long_rows * sq_t + head * sq_h
+        elif head < heads + kv_heads:
+            source = dk + long_rows * sk_t + (head - heads) * sk_h
+        else:
+            source = dv + long_rows * sv_t + (head - heads - kv_heads) * sv_h
+        source += half[None, :]
+        one = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+        two = tl.load(source + SIZE // 2, mask=mask, other=0.0).to(tl.float32)
+        if head < heads + kv_heads:
+            turned = one * c + two * s
+            two = two * c - one * s
+            one = turned
+        first, second = one.to(dqkv.dtype.element_ty), two.to(dqkv.dtype.element_ty)
+        place = dqkv + long_rows * width + head * SIZE + half[None, :]
+        tl.store(place, first, mask=mask)
+        tl.store(place + SIZE // 2, second, mask=mask)
+        if LORA:
+            entry = table + 3 * ((head * SIZE) // UNIT)
+            index = tl.load(entry)
+            if index >= 0:
+                own, outputs = b + tl.load(entry + 1) + head * SIZE, tl.load(entry + 2)
+                total = _back(tl.zeros((BT, RANK), tl.float32), first, own, half, all_in, outputs, rank, RANK)
+                total = _back(total, second, own + SIZE // 2, half, all_in, outputs, rank, RANK)
+                tl.atomic_add(
+                    dxa + rows[:, None] * xa_width + index * rank + ranks[None, :],
+                    total * scale,
+                    mask=here[:, None] & (ranks < rank)[None, :],
+                )
+
+
+@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+def swiglu(
+    gate_up, act, xa, b, table, down, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr,
+    down_rank, down_scale, keep_scale, site, threshold,
+    LORA: tl.constexpr, DOWN: tl.constexpr, DROPOUT: tl.constexpr, UNIT: tl.constexpr,
+    BT: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, RANK: tl.constexpr, FEW: tl.constexpr,
+    DOWN_RANK: tl.constexpr,
+):  # fmt: skip
+    """act = silu(gate)·up with LoRA in both, gate and up as they were; down += its scale · dropout(act) · Aᵀ."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    here = rows < tokens
+    long_rows = rows.to(tl.int64)[:, None]
+    low = tl.arange(0, DOWN_RANK)
+    key = rows
+    if DROPOUT:
+        key = tl.load(keys + rows, mask=here, other=0)
+    gate_index, up_index = -1, -1
+    if LORA:
+        up_entry = table + 3 * (width // UNIT)
+        gate_index, up_index = tl.load(table), tl.load(up_entry)
+        gate_b, up_b = b + tl.load(table + 1), b + tl.load(up_entry + 1) + width
+    if DOWN:
+        total = tl.zeros((BT, DOWN_RANK), tl.float32)
+    for step in range(STEPS):
+        first = (tl.program_id(1) * STEPS + step) * BK
+        columns = first + tl.arange(0, BK)
+        inside = columns < width
+        mask = here[:, None] & inside[None, :]
+        place = gate_up + long_rows * (2 * width) + columns[None, :]
+        gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
+        if LORA:
+            if gate_index >= 0:
+                gate = _plus_projected(
+                    gate, xa + gate_index * rank, gate_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
+                )
+            if up_index >= 0:
+                up = _plus_projected(
+                    up, xa + up_index * rank, up_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
+                )
+        result = (gate * tl.sigmoid(gate) * up).to(act.dtype.element_ty)
+        tl.store(act + long_rows * width + columns[None, :], result, mask=mask)
+        if DOWN:
+            if DROPOUT:
+                result = tl.where(kept(key, first, site, threshold, BK), result * keep_scale, 0.0)
+                result = result.to(act.dtype.element_ty)
+            factor = tl.load(
+                down_a + low[:, None] * width + columns[None, :],
+                mask=(low < down_rank)[:, None] & inside[None, :],
+                other=0.0,
+            )
+            total = tl.dot(result, tl.trans(factor), total)
+    if DOWN:
+        tl.atomic_add(
+            down + rows[:, None] * down_rank + low[None, :],
+            total * down_scale,
+            mask=here[:, None] & (low < down_rank)[None, :],
+        )
+
+
+@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+def swiglu_backward(
+    dact, gate_up, xa, dxa, b, table, ddown, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
+    down_rank: tl.constexpr, keep_scale, site, threshold,
+    LORA: tl.constexpr, DOWN: tl.constexpr, DROPOUT: tl.constexpr, UNIT: tl.constexpr,
+    BT: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, RANK: tl.constexpr, FEW: tl.constexpr,
+    DOWN_RANK: tl.constexpr,
+):  # fmt: skip
+    """Puts the gradients of gate and up in their places; to `dact` comes dropout(ddown · A) first."""
+    rows = tl.program_id(0) * BT + tl.arange(0, BT)
+    here = rows < tokens
+    long_rows = rows.to(tl.int64)[:, None]
+    low, ranks = tl.arange(0, DOWN_RANK), tl.arange(0, RANK)
+    key = rows
+    if DROPOUT:
+        key = tl.load(keys + rows, mask=here, other=0)
+    gate_index, up_index = -1, -1
+    if LORA:
+        up_entry = table + 3 * (width // UNIT)
+        gate_index, up_index = tl.load(table), tl.load(up_entry)
+        gate_b, up_b = b + tl.load(table + 1), b + tl.load(up_entry + 1) + width
+        dxa_gate = tl.zeros((BT, RANK), tl.float32)
+        dxa_up = tl.zeros((BT, RANK), tl.float32)
+    for step in range(STEPS):
+        first = (tl.program_id(1) * STEPS + step) * BK
+        columns = first + tl.arange(0, BK)
+        inside = columns < width
+        mask = here[:, None] & inside[None, :]
+        place = gate_up + long_rows * (2 * width) + columns[None, :]
+        gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
+        gradient = tl.load(dact + long_rows * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        if LORA:
+            if gate_index >= 0:
+                gate = _plus_projected(
+                    gate, xa + gate_index * rank, gate_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
+                )
+            if up_index >= 0:
+                up = _plus_projected(
+                    up, xa + up_index * rank, up_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
+                )
+        if DOWN:
+            through = tl.zeros((BT, BK), tl.float32)
+            if FEW:
+                for number in tl.static_range(down_rank):
+                    one = tl.load(ddown + rows * down_rank + number, mask=here, other=0.0)
+                    other = tl.load(down_a + number * width + columns, mask=inside, other=0.0).to(tl.float32)
+                    through += one[:, None] * other[None, :]
+            else:
+                left = tl.load(
+                    ddown + rows[:, None] * down_rank + low[None, :],
+                    mask=here[:, None] & (low < down_rank)[None, :],
+                    other=0.0,
+                )
+                factor = tl.load(
+                    down_a + low[:, None] * width + columns[None, :],
+                    mask=(low < down_rank)[:, None] & inside[None, :],
+                    other=0.0,
+                )
+                through = tl.dot(left.to(gate_up.dtype.element_ty), factor, through)
+            if DROPOUT:
+                through = tl.where(kept(key, first, site, threshold, BK), through * keep_scale, 0.0)
+            gradient += through
+        sigmoid = tl.sigmoid(gate)
+        dup = (gradient * gate * sigmoid).to(gate_up.dtype.element_ty)
+        dgate = (gradient * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(gate_up.dtype.element_ty)
+        tl.store(place, dgate, mask=mask)
+        tl.store(place + width, dup, mask=mask)
+        if LORA:
+            if gate_index >= 0:
+                dxa_gate = _back(dxa_gate, dgate, gate_b, columns, inside, width, rank, RANK)
+            if up_index >= 0:
+                dxa_up = _back(dxa_up, dup, up_b, columns, inside, width, rank, RANK)
+    if LORA:
+        wanted = here[:, None] & (ranks < rank)[None, :]
+        target = dxa + rows[:, None] * xa_width + ranks[None, :]
+        tl.atomic_add(target + gate_index * rank, dxa_gate * scale, mask=wanted & (gate_index >= 0))
+        tl.atomic_add(target + up_index * rank, dxa_up * scale, mask=wanted & (up_index >= 0))
+
+
+@triton.jit
+def cross_entropy(
+    logits, labels, losses, vocabulary, width, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """losses = −log softmax at the labels; with GRADIENT the logits become softmax − one-hot. One row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    line = logits + row * width
+    label = tl.load(labels + row)
+    highest = -float("inf")
+    total = 0.0
+    for begin in range(0, vocabulary, BLOCK):
+        columns = begin + tl.arange(0, BLOCK)
+        values = tl.load(line + columns, mask=columns < vocabulary, other=-float("inf")).to(tl.float32)
+        top = tl.maximum(highest, tl.max(values, 0))
+        total = total * tl.exp(highest - top) + tl.sum(tl.exp(values - top), 0)
+        highest = top
+    log_total = highest + tl.log(total)
+    tl.store(losses + row, log_total - tl.load(line + label).to(tl.float32))
+    if GRADIENT:
+        tl.debug_barrier()  # every thread has read the label's logit before it is overwritten
+        for begin in range(0, width, BLOCK):
+            columns = begin + tl.arange(0, BLOCK)
+            inside = columns < vocabulary
+            values = tl.load(line + columns, mask=inside, other=-float("inf")).to(tl.float32)
+            gradient = tl.exp(values - log_total) - tl.where(columns == label, 1.0, 0.0)
+            tl.store(line + columns, gradient.to(logits.dtype.element_ty), mask=columns < width)

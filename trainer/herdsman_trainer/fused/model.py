@@ -1,0 +1,191 @@
+"""A Llama whose passes are written out: sums the loss of a batch and its gradients, over the matrices of a TrainedModel."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from herdsman.api.v1alpha1.recipes import Recompute
+from herdsman_trainer.batches import Batch
+from herdsman_trainer.fused import plain_ops
+from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, Block, O, Pass
+from herdsman_trainer.fused.dropout import threshold_of
+from herdsman_trainer.fused.frozen import Dense, Frozen
+from herdsman_trainer.fused.head import Head
+from herdsman_trainer.fused.lora import Group, LoraGroup, LoraStore, Part
+from herdsman_trainer.fused.packing import Packed, pack
+from herdsman_trainer.lora import TrainedModel
+
+SITES: dict[int, tuple[str, ...]] = {
+    QKV: ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    O: ("self_attn.o_proj",),
+    GATE_UP: ("mlp.gate_proj", "mlp.up_proj"),
+    DOWN: ("mlp.down_proj",),
+}
+
+
+def why_not(model: TrainedModel) -> str | None:
+    """Return why a model cannot be computed this way, or None where it can."""
+    config = model.base.config
+    allowed = (".lora_A.weight", ".lora_B.weight", "model.embed_tokens.weight", "lm_head.weight")
+    if odd := [name for name in model.trained if not name.endswith(allowed)]:
+        return f"{odd[0]} is trained"
+    if config.attention_bias or config.mlp_bias:
+        return "its projections have biases"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    return None
+
+
+class FusedModel:
+    """Computes with the matrices of `model`, which stays usable: its frozen weights become parts of larger ones."""
+
+    def __init__(
+        self, model: TrainedModel, *, dtype: torch.dtype, seed: int, recompute: Recompute = "None"
+    ) -> None:
+        base = model.base
+        self._base = base
+        self._dtype = dtype
+        self._seed = seed
+        self.recompute: Recompute = recompute
+        self._threshold = threshold_of(model.dropout if model.lora_targets else 0.0)
+        self._embedding = base.model.embed_tokens.weight
+        device = self._embedding.device
+        ops = operations(base, device, model.settings.rank)
+        self._rotary = base.model.rotary_emb
+        groups = [_group(base, layer, site, model.lora_targets) for layer in _layers(base) for site in SITES]
+        settings = model.settings
+        self._store = LoraStore(
+            [group for group in groups if group.parts],
+            model.trained,
+            rank=settings.rank,
+            scale=settings.scale,
+            dtype=dtype,
+            device=device,
+        )
+        made = iter(self._store.groups)
+        lora = [next(made) if group.parts else None for group in groups]
+        self._blocks = [
+            _block(base, layer, lora[layer * len(SITES) : (layer + 1) * len(SITES)], dtype, ops)
+            for layer in _layers(base)
+        ]
+        epsilon = base.config.rms_norm_eps
+        self._head = Head(base.lm_head.weight, base.model.norm.weight.detach().to(dtype), epsilon, dtype, ops)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the trained parameters' values; to be called whenever they have changed."""
+        self._store.refresh()
+        self._head.refresh()
+
+    @torch.no_grad()
+    def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Add the gradients of `scale` times the summed loss; returns the sum itself, without waiting for the device."""
+        packed = pack(batch, self._embedding.device, self._seed)
+        self._store.prepare_gradients()
+        run = self._run(packed, self._threshold)
+        h = self._embed(packed)
+        kept = []
+        for block in self._blocks:
+            h, one = block.forward(h, run, self.recompute)
+            kept.append(one)
+        losses, dh = self._head.losses_and_gradient(h, packed, scale)
+        del h
+        for block in reversed(self._blocks):
+            dh = block.backward(dh, kept.pop(), run)
+        self._embed_backward(packed, dh)
+        return losses.sum()
+
+    @torch.no_grad()
+    def token_nll(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of every target without dropout, (rows, width − 1), float32; zero elsewhere."""
+        packed = pack(batch, self._embedding.device)
+        run = self._run(packed, 0)
+        h = self._embed(packed)
+        for block in self._blocks:
+            h = block.forward(h, run, None)[0]
+        losses = self._head.losses(h, packed)
+        result = torch.zeros(packed.rows * (packed.width - 1), device=losses.device)
+        return result.index_copy_(0, packed.cells, losses).view(packed.rows, -1)
+
+    def _run(self, packed: Packed, threshold: int) -> Pass:
+        like = torch.empty(0, dtype=torch.float32, device=packed.ids.device)
+        cos, sin = self._rotary(like, packed.positions[None])
+        return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold)
+
+    def _embed(self, packed: Packed) -> torch.Tensor:
+        return self._embedding.detach()[packed.ids].to(self._dtype)
+
+    def _embed_backward(self, packed: Packed, dh: torch.Tensor) -> None:
+        if not self._embedding.requires_grad:
+            return
+        if self._embedding.grad is None:
+            self._embedding.grad = torch.zeros_like(self._embedding)
+        self._embedding.grad.index_add_(0, packed.ids, dh.float())
+
+
+def operations(base: LlamaForCausalLM, device: torch.device, rank: int) -> ModuleType:
+    """Return the operations for a device: kernels on a GPU, where the shapes fit them."""
+    if device.type != "cuda":
+        return plain_ops
+    from herdsman_trainer.fused import triton_ops
+
+    size = base.config.head_dim
+    edges = [_linear(base, 0, name).weight.shape[0] for names in SITES.values() for name in names]
+    return triton_ops if triton_ops.fits(tuple(edges), size, rank) else plain_ops
+
+
+def _layers(base: LlamaForCausalLM) -> range:
+    return range(base.config.num_hidden_layers)
+
+
+def _linear(base: LlamaForCausalLM, layer: int, name: str) -> torch.nn.Module:
+    """Return a projection, the one inside where peft has wrapped it."""
+    module: Any = base.get_submodule(f"model.layers.{layer}.{name}")
+    return getattr(module, "base_layer", module)
+
+
+def _group(base: LlamaForCausalLM, layer: int, site: int, targets: Sequence[str]) -> Group:
+    parts: list[Part] = []
+    column = 0
+    for short in SITES[site]:
+        name = f"model.layers.{layer}.{short}"
+        outputs = _linear(base, layer, short).weight.shape[0]
+        if f"{name}.weight" in targets:
+            parts.append(Part(name, column, column + outputs, len(parts)))
+        column += outputs
+    return Group(_linear(base, layer, SITES[site][0]).weight.shape[1], tuple(parts))
+
+
+def _block(
+    base: LlamaForCausalLM, layer: int, lora: Sequence[LoraGroup | None], dtype: torch.dtype, ops: ModuleType
+) -> Block:
+    config = base.config
+    module = base.model.layers[layer]
+    weights = tuple(_frozen([_linear(base, layer, name) for name in SITES[site]]) for site in SITES)
+    return Block(
+        layer=layer,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        epsilon=config.rms_norm_eps,
+        norm=module.input_layernorm.weight.detach().to(dtype),
+        after_norm=module.post_attention_layernorm.weight.detach().to(dtype),
+        weights=weights,  # type: ignore[arg-type]
+        lora=tuple(lora),
+        ops=ops,
+    )
+
+
+def _frozen(linears: Sequence[Any]) -> Frozen:
+    """Return the matrices under each other as one; the modules' own weights become views of it."""
+    if len(linears) == 1:
+        return Dense(linears[0].weight.detach())
+    whole = torch.cat([linear.weight.detach() for linear in linears])
+    start = 0
+    for linear in linears:
+        stop = start + linear.weight.shape[0]
+        linear.weight.data = whole[start:stop]
+        start = stop
+    return Dense(whole)

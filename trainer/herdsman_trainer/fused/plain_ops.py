@@ -1,0 +1,166 @@
+"""The operations of a block in plain PyTorch: the CPU's way, and what the kernels are held against.
+
+T is the number of tokens; `xa` is A·dropout(x) of a group, scaled by alpha / rank, shape (T, parts · rank).
+"""
+
+import torch
+
+from herdsman_trainer.fused.dropout import Dropout
+from herdsman_trainer.fused.lora import LoraGroup
+
+
+Norm = tuple[torch.Tensor, torch.Tensor]
+"""The weight of a norm and 1 / root mean square of each row."""
+
+
+def rms_norm(h: torch.Tensor, weight: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the norm of (T, d) states (Zhang & Sennrich 2019) and 1 / root mean square, (T), float32."""
+    wide = h.float()
+    inverse = torch.rsqrt(wide.pow(2).mean(-1) + epsilon)
+    return weight * (wide * inverse[:, None]).to(h.dtype), inverse
+
+
+def rms_norm_backward(
+    dx: torch.Tensor, h: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the gradient of `h`: that through the norm, and that of the residual stream beside it."""
+    normed = h.float() * inverse[:, None]
+    weighted = dx.float() * weight.float()
+    dh = inverse[:, None] * (weighted - normed * (weighted * normed).mean(-1, keepdim=True))
+    return (dh if residual is None else dh + residual.float()).to(h.dtype)
+
+
+def lora_down(x: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> torch.Tensor:
+    """Return xa."""
+    return ((dropout.apply(x) if dropout else x) @ group.a.t()) * group.scale
+
+
+def lora_up_(y: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
+    """Add B·xa to the outputs (T, n)."""
+    for part in group.parts:
+        y[:, part.start : part.stop] += xa[:, group.columns(part)] @ group.b_of(part).t()
+
+
+def lora_up_backward(dy: torch.Tensor, group: LoraGroup) -> torch.Tensor:
+    """Return the gradient of A·dropout(x), scaled: (T, parts · rank)."""
+    pieces = [dy[:, part.start : part.stop] @ group.b_of(part) for part in group.parts]
+    return torch.cat(pieces, dim=1) * group.scale
+
+
+def lora_grad_b_(dy: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
+    """Add the gradients of the Bs to group.grad_b."""
+    for part in group.parts:
+        group.grad_b_of(part).add_(dy[:, part.start : part.stop].t() @ xa[:, group.columns(part)])
+
+
+def lora_grad_a_(
+    dxa: torch.Tensor, x: torch.Tensor, group: LoraGroup, dropout: Dropout | None, norm: Norm | None = None
+) -> None:
+    """Add the gradient of A to group.grad_a; with `norm` its input is the normed x."""
+    if norm is not None:
+        weight, inverse = norm
+        x = weight * (x.float() * inverse[:, None]).to(x.dtype)
+    group.grad_a += dxa.t() @ (dropout.apply(x) if dropout else x)
+
+
+def lora_input_gradient_(dx: torch.Tensor, dxa: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> None:
+    """Add what comes to the input through A to `dx`."""
+    through = dxa @ group.a
+    dx += dropout.apply(through) if dropout else through
+
+
+def rotate_(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
+    """Rotate the first `heads` heads of (T, all heads · head size) in place (Su et al. 2021, halves paired).
+
+    `cos` and `sin` have the shape (T, head size); with −sin the rotation is undone.
+    """
+    size = cos.shape[1]
+    turned = states[:, : heads * size].view(len(states), heads, size)
+    first, second = turned.float().chunk(2, dim=-1)
+    c, s = (table.float()[:, None, : size // 2] for table in (cos, sin))
+    turned.copy_(torch.cat([first * c - second * s, second * c + first * s], dim=-1))
+
+
+def qkv_up_rotate_(
+    qkv: torch.Tensor,
+    xa: torch.Tensor | None,
+    group: LoraGroup | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    rotated_heads: int,
+) -> None:
+    """Add LoRA to queries, keys and values (T, n), and rotate queries and keys, the first `rotated_heads` heads."""
+    if group is not None and xa is not None:
+        lora_up_(qkv, xa, group)
+    rotate_(qkv, cos, sin, rotated_heads)
+
+
+def qkv_rotate_backward(
+    gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    group: LoraGroup | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    rotated_heads: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the gradient of qkv before the rotation, (T, n), and that of A·dropout(x)."""
+    dqkv = torch.cat([each.reshape(len(each), -1) for each in gradients], dim=1)
+    rotate_(dqkv, cos, -sin, rotated_heads)
+    return dqkv, lora_up_backward(dqkv, group) if group is not None else None
+
+
+def swiglu(
+    gate_up: torch.Tensor,
+    xa: torch.Tensor | None,
+    group: LoraGroup | None,
+    down: LoraGroup | None,
+    dropout: Dropout | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return silu(gate)·up (Shazeer 2020), (T, f), of (T, 2f), LoRA added to both, and the xa of the group `down`.
+
+    `gate_up` may change.
+    """
+    if group is not None and xa is not None:
+        lora_up_(gate_up, xa, group)
+    gate, up = gate_up.chunk(2, dim=1)
+    act = torch.nn.functional.silu(gate) * up
+    return act, lora_down(act, down, dropout) if down is not None else None
+
+
+def swiglu_backward_(
+    dact: torch.Tensor,
+    gate_up: torch.Tensor,
+    xa: torch.Tensor | None,
+    group: LoraGroup | None,
+    ddown: torch.Tensor | None,
+    down: LoraGroup | None,
+    dropout: Dropout | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the gradient of gate and up in the place of `gate_up`, and that of A·dropout(x).
+
+    `gate_up` and `xa` are what `swiglu` was given and left behind; `dact` lacks what came through the A of `down`,
+    whose xa has the gradient `ddown`.
+    """
+    if down is not None and ddown is not None:
+        lora_input_gradient_(dact, ddown, down, dropout)
+    gate, up = (half.float() for half in gate_up.chunk(2, dim=1))
+    sigmoid = torch.sigmoid(gate)
+    wide = dact.float()
+    dgate = wide * up * sigmoid * (1 + gate * (1 - sigmoid))
+    torch.cat([dgate.to(gate_up.dtype), (wide * gate * sigmoid).to(gate_up.dtype)], dim=1, out=gate_up)
+    return gate_up, lora_up_backward(gate_up, group) if group is not None else None
+
+
+def cross_entropy_(logits: torch.Tensor, labels: torch.Tensor, vocabulary: int, *, gradient: bool) -> torch.Tensor:
+    """Return −log softmax at the labels, (M), float32; columns from `vocabulary` on do not exist.
+
+    With `gradient`, `logits` (M, columns) become softmax − one-hot.
+    """
+    wide = logits[:, :vocabulary].float()
+    total = torch.logsumexp(wide, dim=1)
+    losses = total - wide.gather(1, labels[:, None])[:, 0]
+    if gradient:
+        wide = torch.exp_(wide.sub_(total[:, None]))
+        wide.scatter_add_(1, labels[:, None], torch.full_like(labels, -1.0, dtype=torch.float32)[:, None])
+        logits[:, :vocabulary] = wide
+        logits[:, vocabulary:] = 0
+    return losses
