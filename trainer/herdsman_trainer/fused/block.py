@@ -12,6 +12,7 @@ from herdsman_trainer.fused.frozen import Frozen
 from herdsman_trainer.fused.lora import LoraGroup
 from herdsman_trainer.fused.packing import Packed
 from herdsman_trainer.fused.plain_ops import Norm
+from herdsman_trainer.fused.streams import Aside
 
 QKV, O, GATE_UP, DOWN = range(4)
 """The four inputs of a block that LoRA reads; projections that share one share its dropout mask."""
@@ -27,6 +28,7 @@ class Pass:
     sin: torch.Tensor
     threshold: int
     """Of LoRA's dropout; 0 drops nothing."""
+    aside: Aside
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ class Block:
         xa_gate_up = self._down(x, GATE_UP, run)
         gate_up = self.weights[GATE_UP].forward(x)
         del x
-        act, xa_down = ops.swiglu(
-            gate_up, xa_gate_up, self.lora[GATE_UP], self.lora[DOWN], self._dropout(DOWN, run)
-        )
+        act = ops.swiglu(gate_up, xa_gate_up, self.lora[GATE_UP])
+        xa_down = self._down(act, DOWN, run)
         result = self.weights[DOWN].forward(act, after)
         self._up_(result, xa_down, DOWN)
         xa = (xa_qkv, xa_o, xa_gate_up, xa_down)
@@ -103,12 +104,11 @@ class Block:
         assert kept.gate_up is not None and kept.act is not None and kept.inverse is not None
 
         dact = self.weights[DOWN].backward(dh)
-        ddown = self._through_b(dh, DOWN, kept)
+        ddown = self._through_b(dh, DOWN, kept, run)
         self._grad_a(ddown, kept.act, DOWN, run)
         dgate_up, dxa = ops.swiglu_backward_(
             dact,
             kept.gate_up,
-            kept.xa[GATE_UP],
             self.lora[GATE_UP],
             ddown,
             self.lora[DOWN],
@@ -116,27 +116,28 @@ class Block:
         )
         del dact
         dx = self.weights[GATE_UP].backward(dgate_up)
-        self._grad_b(dgate_up, GATE_UP, kept)
+        self._grad_b(dgate_up, GATE_UP, kept, run)
         del dgate_up
         self._through_a(dx, dxa, kept.after, GATE_UP, run, (self.after_norm, kept.after_inverse))
         dafter = ops.rms_norm_backward(dx, kept.after, self.after_norm, kept.after_inverse, dh)
 
         dcontext = self.weights[O].backward(dafter)
-        self._through_a(dcontext, self._through_b(dafter, O, kept), kept.attended.result.detach(), O, run)
+        self._through_a(dcontext, self._through_b(dafter, O, kept, run), kept.attended.result.detach(), O, run)
         gradients = kept.attended.backward(dcontext)
         dqkv, dxa = ops.qkv_rotate_backward(gradients, self.lora[QKV], run.cos, run.sin, self.heads + self.kv_heads)
         del dcontext, gradients
         dx = self.weights[QKV].backward(dqkv)
-        self._grad_b(dqkv, QKV, kept)
+        self._grad_b(dqkv, QKV, kept, run)
         self._through_a(dx, dxa, kept.h, QKV, run, (self.norm, kept.inverse))
         result: torch.Tensor = ops.rms_norm_backward(dx, kept.h, self.norm, kept.inverse, dafter)
+        run.aside.join()
         return result
 
     def _mlp_again(self, kept: Kept, run: Pass) -> Kept:
         assert kept.after is not None
         x = self.ops.rms_norm(kept.after, self.after_norm, self.epsilon)[0]
         gate_up = self.weights[GATE_UP].forward(x)
-        act = self.ops.swiglu(gate_up, kept.xa[GATE_UP], self.lora[GATE_UP], None, None)[0]
+        act = self.ops.swiglu(gate_up, kept.xa[GATE_UP], self.lora[GATE_UP])
         return replace(kept, gate_up=gate_up, act=act)
 
     def _dropout(self, site: int, run: Pass) -> Dropout | None:
@@ -155,24 +156,26 @@ class Block:
         if self.lora[site] is not None:
             self.ops.lora_up_(y, xa, self.lora[site])
 
-    def _through_b(self, dy: torch.Tensor, site: int, kept: Kept) -> torch.Tensor | None:
+    def _through_b(self, dy: torch.Tensor, site: int, kept: Kept, run: Pass) -> torch.Tensor | None:
         """Add the gradient of a single B; returns that of A·dropout(x)."""
         group = self.lora[site]
         if group is None:
             return None
-        self._grad_b(dy, site, kept)
+        self._grad_b(dy, site, kept, run)
         result: torch.Tensor = self.ops.lora_up_backward(dy, group)
         return result
 
-    def _grad_b(self, dy: torch.Tensor, site: int, kept: Kept) -> None:
+    def _grad_b(self, dy: torch.Tensor, site: int, kept: Kept, run: Pass) -> None:
         if self.lora[site] is not None:
-            self.ops.lora_grad_b_(dy, kept.xa[site], self.lora[site])
+            with run.aside(dy, kept.xa[site]):
+                self.ops.lora_grad_b_(dy, kept.xa[site], self.lora[site])
 
     def _grad_a(
         self, dxa: torch.Tensor | None, x: torch.Tensor, site: int, run: Pass, norm: Norm | None = None
     ) -> None:
         if self.lora[site] is not None:
-            self.ops.lora_grad_a_(dxa, x, self.lora[site], self._dropout(site, run), norm)
+            with run.aside(dxa, x):
+                self.ops.lora_grad_a_(dxa, x, self.lora[site], self._dropout(site, run), norm)
 
     def _through_a(
         self,

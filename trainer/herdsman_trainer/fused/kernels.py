@@ -279,69 +279,42 @@ def qkv_rotate_backward(
                 )
 
 
-@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
+@triton.jit(do_not_specialize=["tokens"])
 def swiglu(
-    gate_up, act, xa, b, table, down, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr,
-    down_rank, down_scale, keep_scale, site, threshold,
-    LORA: tl.constexpr, DOWN: tl.constexpr, DROPOUT: tl.constexpr, UNIT: tl.constexpr,
-    BT: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, RANK: tl.constexpr, FEW: tl.constexpr,
-    DOWN_RANK: tl.constexpr,
+    gate_up, act, xa, b, table, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr,
+    LORA: tl.constexpr, UNIT: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
-    """act = silu(gate)·up with LoRA in both, gate and up as they were; down += its scale · dropout(act) · Aᵀ."""
+    """act = silu(gate)·up after LoRA was added to both, in place."""
     rows = tl.program_id(0) * BT + tl.arange(0, BT)
-    here = rows < tokens
+    columns = tl.program_id(1) * BK + tl.arange(0, BK)
+    here, inside = rows < tokens, columns < width
+    mask = here[:, None] & inside[None, :]
     long_rows = rows.to(tl.int64)[:, None]
-    low = tl.arange(0, DOWN_RANK)
-    key = rows
-    if DROPOUT:
-        key = tl.load(keys + rows, mask=here, other=0)
-    gate_index, up_index = -1, -1
+    place = gate_up + long_rows * (2 * width) + columns[None, :]
+    gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
     if LORA:
         up_entry = table + 3 * (width // UNIT)
         gate_index, up_index = tl.load(table), tl.load(up_entry)
-        gate_b, up_b = b + tl.load(table + 1), b + tl.load(up_entry + 1) + width
-    if DOWN:
-        total = tl.zeros((BT, DOWN_RANK), tl.float32)
-    for step in range(STEPS):
-        first = (tl.program_id(1) * STEPS + step) * BK
-        columns = first + tl.arange(0, BK)
-        inside = columns < width
-        mask = here[:, None] & inside[None, :]
-        place = gate_up + long_rows * (2 * width) + columns[None, :]
-        gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
-        if LORA:
-            if gate_index >= 0:
-                gate = _plus_projected(
-                    gate, xa + gate_index * rank, gate_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
-                )
-            if up_index >= 0:
-                up = _plus_projected(
-                    up, xa + up_index * rank, up_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
-                )
-        result = (gate * tl.sigmoid(gate) * up).to(act.dtype.element_ty)
-        tl.store(act + long_rows * width + columns[None, :], result, mask=mask)
-        if DOWN:
-            if DROPOUT:
-                result = tl.where(kept(key, first, site, threshold, BK), result * keep_scale, 0.0)
-                result = result.to(act.dtype.element_ty)
-            factor = tl.load(
-                down_a + low[:, None] * width + columns[None, :],
-                mask=(low < down_rank)[:, None] & inside[None, :],
-                other=0.0,
-            )
-            total = tl.dot(result, tl.trans(factor), total)
-    if DOWN:
-        tl.atomic_add(
-            down + rows[:, None] * down_rank + low[None, :],
-            total * down_scale,
-            mask=here[:, None] & (low < down_rank)[None, :],
-        )
+        if gate_index >= 0:
+            own = b + tl.load(table + 1)
+            left = xa + gate_index * rank
+            gate = _plus_projected(gate, left, own, rows, columns, here, inside, xa_width, width, rank, RANK, False)
+        if up_index >= 0:
+            own = b + tl.load(up_entry + 1) + width
+            left = xa + up_index * rank
+            up = _plus_projected(up, left, own, rows, columns, here, inside, xa_width, width, rank, RANK, False)
+        rounded_gate, rounded_up = gate.to(act.dtype.element_ty), up.to(act.dtype.element_ty)
+        tl.store(place, rounded_gate, mask=mask)
+        tl.store(place + width, rounded_up, mask=mask)
+        gate, up = rounded_gate.to(tl.float32), rounded_up.to(tl.float32)
+    result = (gate * tl.sigmoid(gate) * up).to(act.dtype.element_ty)
+    tl.store(act + long_rows * width + columns[None, :], result, mask=mask)
 
 
 @triton.jit(do_not_specialize=["site", "threshold", "tokens"])
 def swiglu_backward(
-    dact, gate_up, xa, dxa, b, table, ddown, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
+    dact, gate_up, dxa, b, table, ddown, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
     down_rank: tl.constexpr, keep_scale, site, threshold,
     LORA: tl.constexpr, DOWN: tl.constexpr, DROPOUT: tl.constexpr, UNIT: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, RANK: tl.constexpr, FEW: tl.constexpr,
@@ -351,7 +324,7 @@ def swiglu_backward(
     rows = tl.program_id(0) * BT + tl.arange(0, BT)
     here = rows < tokens
     long_rows = rows.to(tl.int64)[:, None]
-    low, ranks = tl.arange(0, DOWN_RANK), tl.arange(0, RANK)
+    ranks = tl.arange(0, RANK)
     key = rows
     if DROPOUT:
         key = tl.load(keys + rows, mask=here, other=0)
@@ -371,34 +344,11 @@ def swiglu_backward(
         gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
         up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
         gradient = tl.load(dact + long_rows * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        if LORA:
-            if gate_index >= 0:
-                gate = _plus_projected(
-                    gate, xa + gate_index * rank, gate_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
-                )
-            if up_index >= 0:
-                up = _plus_projected(
-                    up, xa + up_index * rank, up_b, rows, columns, here, inside, xa_width, width, rank, RANK, FEW
-                )
         if DOWN:
-            through = tl.zeros((BT, BK), tl.float32)
-            if FEW:
-                for number in tl.static_range(down_rank):
-                    one = tl.load(ddown + rows * down_rank + number, mask=here, other=0.0)
-                    other = tl.load(down_a + number * width + columns, mask=inside, other=0.0).to(tl.float32)
-                    through += one[:, None] * other[None, :]
-            else:
-                left = tl.load(
-                    ddown + rows[:, None] * down_rank + low[None, :],
-                    mask=here[:, None] & (low < down_rank)[None, :],
-                    other=0.0,
-                )
-                factor = tl.load(
-                    down_a + low[:, None] * width + columns[None, :],
-                    mask=(low < down_rank)[:, None] & inside[None, :],
-                    other=0.0,
-                )
-                through = tl.dot(left.to(gate_up.dtype.element_ty), factor, through)
+            through = _plus_projected(
+                tl.zeros((BT, BK), tl.float32),
+                ddown, down_a, rows, columns, here, inside, down_rank, width, down_rank, DOWN_RANK, FEW,
+            )  # fmt: skip
             if DROPOUT:
                 through = tl.where(kept(key, first, site, threshold, BK), through * keep_scale, 0.0)
             gradient += through
@@ -421,9 +371,9 @@ def swiglu_backward(
 
 @triton.jit
 def cross_entropy(
-    logits, labels, losses, vocabulary, width, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+    logits, labels, losses, scale, vocabulary, width, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """losses = −log softmax at the labels; with GRADIENT the logits become softmax − one-hot. One row a program."""
+    """losses = −log softmax at the labels; with GRADIENT logits become scale · (softmax − one-hot). One row a program."""
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * width
     label = tl.load(labels + row)
@@ -438,10 +388,12 @@ def cross_entropy(
     log_total = highest + tl.log(total)
     tl.store(losses + row, log_total - tl.load(line + label).to(tl.float32))
     if GRADIENT:
+        factor = tl.load(scale)
         tl.debug_barrier()  # every thread has read the label's logit before it is overwritten
         for begin in range(0, width, BLOCK):
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < vocabulary
             values = tl.load(line + columns, mask=inside, other=-float("inf")).to(tl.float32)
             gradient = tl.exp(values - log_total) - tl.where(columns == label, 1.0, 0.0)
+            gradient *= factor
             tl.store(line + columns, gradient.to(logits.dtype.element_ty), mask=columns < width)

@@ -122,15 +122,21 @@ class LoraStore:
         if self._parameters:
             torch._foreach_copy_(self._copies, [parameter.detach() for parameter in self._parameters])
 
-    def prepare_gradients(self) -> None:
-        """Give every parameter without a gradient one of zeros, all in one array."""
+    def attach_gradients(self) -> bool:
+        """Give every parameter that has none its gradient, all in one array; returns whether they had none."""
         if not self._parameters or self._parameters[0].grad is not None:
-            return
-        self._gradients = torch.zeros(self._values.shape, dtype=torch.float32, device=self._values.device)
-        offset = 0
-        for group in self.groups:
-            for name, like in (("grad_a", group.a), ("grad_b", group.b)):
-                setattr(group, name, self._gradients[offset : offset + like.numel()].view(like.shape))
-                offset += like.numel()
+            return False
+        if not self._gradients.numel():
+            self._gradients = torch.empty(self._values.shape, dtype=torch.float32, device=self._values.device)
+            offset = 0
+            for group in self.groups:
+                for name, like in (("grad_a", group.a), ("grad_b", group.b)):
+                    setattr(group, name, self._gradients[offset : offset + like.numel()].view(like.shape))
+                    offset += like.numel()
         for parameter, copy in zip(self._parameters, self._copies, strict=True):
             parameter.grad = self._gradients.as_strided(copy.shape, copy.stride(), copy.storage_offset())
+        return True
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to zero."""
+        self._gradients.zero_()

@@ -1,6 +1,6 @@
 """A Llama whose passes are written out: sums the loss of a batch and its gradients, over the matrices of a TrainedModel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +13,12 @@ from herdsman_trainer.fused import plain_ops
 from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, Block, O, Pass
 from herdsman_trainer.fused.dropout import threshold_of
 from herdsman_trainer.fused.frozen import Dense, Frozen
-from herdsman_trainer.fused.head import Head
+from herdsman_trainer.fused.gradients import Gradient
+from herdsman_trainer.fused.head import Head, aligned_rows
 from herdsman_trainer.fused.lora import Group, LoraGroup, LoraStore, Part
 from herdsman_trainer.fused.packing import Packed, pack
+from herdsman_trainer.fused.recording import Recorder
+from herdsman_trainer.fused.streams import Aside
 from herdsman_trainer.lora import TrainedModel
 
 SITES: dict[int, tuple[str, ...]] = {
@@ -71,38 +74,39 @@ class FusedModel:
             _block(base, layer, lora[layer * len(SITES) : (layer + 1) * len(SITES)], dtype, ops)
             for layer in _layers(base)
         ]
-        epsilon = base.config.rms_norm_eps
-        self._head = Head(base.lm_head.weight, base.model.norm.weight.detach().to(dtype), epsilon, dtype, ops)
-        self.refresh()
+        head = base.lm_head.weight
+        self._head_gradient = Gradient(head, aligned_rows(head)) if head.requires_grad else None
+        self._embedding_gradient = Gradient(self._embedding) if self._embedding.requires_grad else None
+        if self._embedding is head:
+            self._embedding_gradient = self._head_gradient
+        norm, epsilon = base.model.norm.weight.detach().to(dtype), base.config.rms_norm_eps
+        self._head = Head(head, self._head_gradient, norm, epsilon, dtype, ops)
+        self._aside = Aside(device)
+        self._run: Callable[[Packed, torch.Tensor, bool], torch.Tensor] = self._pass
+        if device.type == "cuda" and recompute == "None":
+            self._run = Recorder(self._pass)
+        self._store.refresh()
 
     def refresh(self) -> None:
         """Take over the trained parameters' values; to be called whenever they have changed."""
         self._store.refresh()
-        self._head.refresh()
+        if self._head_gradient is not None:
+            self._head.refresh()
 
     @torch.no_grad()
     def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
         """Add the gradients of `scale` times the summed loss; returns the sum itself, without waiting for the device."""
-        packed = pack(batch, self._embedding.device, self._seed)
-        self._store.prepare_gradients()
-        run = self._run(packed, self._threshold)
-        h = self._embed(packed)
-        kept = []
-        for block in self._blocks:
-            h, one = block.forward(h, run, self.recompute)
-            kept.append(one)
-        losses, dh = self._head.losses_and_gradient(h, packed, scale)
-        del h
-        for block in reversed(self._blocks):
-            dh = block.backward(dh, kept.pop(), run)
-        self._embed_backward(packed, dh)
-        return losses.sum()
+        device = self._embedding.device
+        packed = pack(batch, device, self._seed)
+        missing = [each.attach() for each in (self._head_gradient, self._embedding_gradient) if each is not None]
+        first = self._store.attach_gradients() or any(missing)
+        return self._run(packed, torch.tensor(scale, device=device), first)
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without dropout, (rows, width − 1), float32; zero elsewhere."""
         packed = pack(batch, self._embedding.device)
-        run = self._run(packed, 0)
+        run = self._pass_of(packed, 0)
         h = self._embed(packed)
         for block in self._blocks:
             h = block.forward(h, run, None)[0]
@@ -110,20 +114,33 @@ class FusedModel:
         result = torch.zeros(packed.rows * (packed.width - 1), device=losses.device)
         return result.index_copy_(0, packed.cells, losses).view(packed.rows, -1)
 
-    def _run(self, packed: Packed, threshold: int) -> Pass:
+    def _pass(self, packed: Packed, scale: torch.Tensor, first: bool) -> torch.Tensor:
+        """Run forward and backward; `first`: gradients have no value yet."""
+        if first:
+            self._store.clear_gradients()
+        run = self._pass_of(packed, self._threshold)
+        h = self._embed(packed)
+        kept = []
+        for block in self._blocks:
+            h, one = block.forward(h, run, self.recompute)
+            kept.append(one)
+        losses, dh = self._head.losses_and_gradient(h, packed, scale, first=first)
+        del h
+        for block in reversed(self._blocks):
+            dh = block.backward(dh, kept.pop(), run)
+        if self._embedding_gradient is not None:
+            if first and self._embedding_gradient is not self._head_gradient:
+                self._embedding_gradient.whole.zero_()
+            self._embedding_gradient.whole.index_add_(0, packed.ids, dh.float())
+        return losses.sum()
+
+    def _pass_of(self, packed: Packed, threshold: int) -> Pass:
         like = torch.empty(0, dtype=torch.float32, device=packed.ids.device)
         cos, sin = self._rotary(like, packed.positions[None])
-        return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold)
+        return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold, self._aside)
 
     def _embed(self, packed: Packed) -> torch.Tensor:
         return self._embedding.detach()[packed.ids].to(self._dtype)
-
-    def _embed_backward(self, packed: Packed, dh: torch.Tensor) -> None:
-        if not self._embedding.requires_grad:
-            return
-        if self._embedding.grad is None:
-            self._embedding.grad = torch.zeros_like(self._embedding)
-        self._embedding.grad.index_add_(0, packed.ids, dh.float())
 
 
 def operations(base: LlamaForCausalLM, device: torch.device, rank: int) -> ModuleType:

@@ -108,28 +108,17 @@ def qkv_rotate_backward(
     return dqkv, lora_up_backward(dqkv, group) if group is not None else None
 
 
-def swiglu(
-    gate_up: torch.Tensor,
-    xa: torch.Tensor | None,
-    group: LoraGroup | None,
-    down: LoraGroup | None,
-    dropout: Dropout | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return silu(gate)·up (Shazeer 2020), (T, f), of (T, 2f), LoRA added to both, and the xa of the group `down`.
-
-    `gate_up` may change.
-    """
+def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
+    """Return silu(gate)·up (Shazeer 2020), (T, f); `gate_up` (T, 2f) gains LoRA."""
     if group is not None and xa is not None:
         lora_up_(gate_up, xa, group)
     gate, up = gate_up.chunk(2, dim=1)
-    act = torch.nn.functional.silu(gate) * up
-    return act, lora_down(act, down, dropout) if down is not None else None
+    return torch.nn.functional.silu(gate) * up
 
 
 def swiglu_backward_(
     dact: torch.Tensor,
     gate_up: torch.Tensor,
-    xa: torch.Tensor | None,
     group: LoraGroup | None,
     ddown: torch.Tensor | None,
     down: LoraGroup | None,
@@ -137,8 +126,8 @@ def swiglu_backward_(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the gradient of gate and up in the place of `gate_up`, and that of A·dropout(x).
 
-    `gate_up` and `xa` are what `swiglu` was given and left behind; `dact` lacks what came through the A of `down`,
-    whose xa has the gradient `ddown`.
+    `gate_up` is what `swiglu` left behind; `dact` lacks what came through the A of `down`, whose xa has the gradient
+    `ddown`.
     """
     if down is not None and ddown is not None:
         lora_input_gradient_(dact, ddown, down, dropout)
@@ -150,17 +139,19 @@ def swiglu_backward_(
     return gate_up, lora_up_backward(gate_up, group) if group is not None else None
 
 
-def cross_entropy_(logits: torch.Tensor, labels: torch.Tensor, vocabulary: int, *, gradient: bool) -> torch.Tensor:
+def cross_entropy_(
+    logits: torch.Tensor, labels: torch.Tensor, vocabulary: int, scale: torch.Tensor | None
+) -> torch.Tensor:
     """Return −log softmax at the labels, (M), float32; columns from `vocabulary` on do not exist.
 
-    With `gradient`, `logits` (M, columns) become softmax − one-hot.
+    With a scale, `logits` (M, columns) become the gradient of scale times the sum: scale · (softmax − one-hot).
     """
     wide = logits[:, :vocabulary].float()
     total = torch.logsumexp(wide, dim=1)
     losses = total - wide.gather(1, labels[:, None])[:, 0]
-    if gradient:
-        wide = torch.exp_(wide.sub_(total[:, None]))
+    if scale is not None:
+        wide = torch.exp_(wide - total[:, None])
         wide.scatter_add_(1, labels[:, None], torch.full_like(labels, -1.0, dtype=torch.float32)[:, None])
-        logits[:, :vocabulary] = wide
+        logits[:, :vocabulary] = wide * scale
         logits[:, vocabulary:] = 0
     return losses

@@ -1,7 +1,6 @@
 """The operations of a block by Triton kernels: the same as `plain_ops`, with fewer passes over memory.
 
-`xa` and its gradients are float32 here, because pieces of them are added up; gate and up keep their values without
-LoRA, which the backward pass adds again.
+`xa` and its gradients are float32 here, because pieces of them are added up.
 """
 
 import math
@@ -20,15 +19,15 @@ SMALLEST = 16
 LARGEST_RANK = 128
 """What fits the registers of a program."""
 FEW_RANKS = 16
-"""Up to here multiplying one rank after the other is faster than the matrix units, which want the data elsewhere."""
+"""Up to here the rotation multiplies one rank after the other, faster than by the matrix units."""
 BLOCKS: dict[str, dict[str, int]] = {
-    "thin": {"BT": 64, "BK": 128, "STEPS": 4, "num_warps": 4},
-    "outer": {"BT": 64, "BX": 128, "SPLIT": 8, "num_warps": 8},
-    "widen": {"BT": 64, "BK": 128, "num_warps": 4},
-    "qkv_up_rotate": {"BT": 32, "HEADS": 4, "num_warps": 4},
-    "qkv_rotate_backward": {"BT": 32, "HEADS": 4, "num_warps": 4},
-    "swiglu": {"BT": 32, "BK": 64, "STEPS": 4, "num_warps": 4},
-    "swiglu_backward": {"BT": 32, "BK": 64, "STEPS": 4, "num_warps": 4},
+    "thin": {"BT": 64, "BK": 64, "STEPS": 8, "num_warps": 8},
+    "outer": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
+    "widen": {"BT": 32, "BK": 128, "num_warps": 4},
+    "qkv_up_rotate": {"BT": 64, "HEADS": 2, "num_warps": 4},
+    "qkv_rotate_backward": {"BT": 32, "HEADS": 1, "num_warps": 4},
+    "swiglu": {"BT": 32, "BK": 128, "num_warps": 8},
+    "swiglu_backward": {"BT": 32, "BK": 128, "STEPS": 1, "num_warps": 4},
 }
 """Tokens and columns of a program, and how many pieces it does: measured on an H200 with the shapes of a 7B."""
 
@@ -137,34 +136,23 @@ def qkv_rotate_backward(
     return dqkv, dxa
 
 
-def swiglu(
-    gate_up: torch.Tensor,
-    xa: torch.Tensor | None,
-    group: LoraGroup | None,
-    down: LoraGroup | None,
-    dropout: Dropout | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return silu(gate)·up and the xa of what comes after it; `gate_up` stays as it is."""
+def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
+    """Return silu(gate)·up; `gate_up` gains LoRA."""
     tokens, double = gate_up.shape
     width = double // 2
     act = torch.empty(tokens, width, dtype=gate_up.dtype, device=gate_up.device)
-    result = None if down is None else _zeros(act, down.rank)
     table, unit = (None, 1) if group is None else _table(group, double)
     kernels.swiglu[_gate_up_grid(tokens, width, "swiglu")](
-        gate_up, act, xa, None if group is None else group.b, table, result, None if down is None else down.a,
-        None if dropout is None else dropout.keys, tokens, width,
+        gate_up, act, xa, None if group is None else group.b, table, tokens, width,
         0 if xa is None else xa.shape[1], 0 if group is None else group.rank,
-        0 if down is None else down.rank, 0.0 if down is None else down.scale, *_dropping(dropout),
-        LORA=group is not None, DOWN=down is not None, DROPOUT=dropout is not None, UNIT=unit,
-        RANK=_ranks(group), FEW=_few(group or down), DOWN_RANK=_ranks(down), **BLOCKS["swiglu"],
+        LORA=group is not None, UNIT=unit, RANK=_ranks(group), **BLOCKS["swiglu"],
     )  # fmt: skip
-    return act, result
+    return act
 
 
 def swiglu_backward_(
     dact: torch.Tensor,
     gate_up: torch.Tensor,
-    xa: torch.Tensor | None,
     group: LoraGroup | None,
     ddown: torch.Tensor | None,
     down: LoraGroup | None,
@@ -173,26 +161,29 @@ def swiglu_backward_(
     """Return the gradient of gate and up in the place of `gate_up`, and that of A·dropout(x)."""
     tokens, double = gate_up.shape
     width = double // 2
-    dxa = None if xa is None else torch.zeros_like(xa)
+    dxa = None if group is None else _zeros(dact, len(group.parts) * group.rank)
     table, unit = (None, 1) if group is None else _table(group, double)
     kernels.swiglu_backward[_gate_up_grid(tokens, width, "swiglu_backward")](
-        dact, gate_up, xa, dxa, None if group is None else group.b, table, ddown, None if down is None else down.a,
+        dact, gate_up, dxa, None if group is None else group.b, table, ddown, None if down is None else down.a,
         None if dropout is None else dropout.keys, tokens, width,
-        0 if xa is None else xa.shape[1], 0 if group is None else group.rank, 0.0 if group is None else group.scale,
+        0 if dxa is None else dxa.shape[1], 0 if group is None else group.rank, 0.0 if group is None else group.scale,
         0 if down is None else down.rank, *_dropping(dropout),
         LORA=group is not None, DOWN=down is not None, DROPOUT=dropout is not None, UNIT=unit,
-        RANK=_ranks(group), FEW=_few(group or down), DOWN_RANK=_ranks(down), **BLOCKS["swiglu_backward"],
+        RANK=_ranks(group), FEW=False, DOWN_RANK=_ranks(down), **BLOCKS["swiglu_backward"],
     )  # fmt: skip
     return gate_up, dxa
 
 
-def cross_entropy_(logits: torch.Tensor, labels: torch.Tensor, vocabulary: int, *, gradient: bool) -> torch.Tensor:
-    """Return −log softmax at the labels; with `gradient`, the logits become softmax − one-hot."""
+def cross_entropy_(
+    logits: torch.Tensor, labels: torch.Tensor, vocabulary: int, scale: torch.Tensor | None
+) -> torch.Tensor:
+    """Return −log softmax at the labels; with a scale, the logits become the gradient."""
     rows, width = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     kernels.cross_entropy[(rows,)](
-        logits, labels, losses, vocabulary, width, GRADIENT=gradient, BLOCK=min(8192, _power(width)), num_warps=16
-    )
+        logits, labels, losses, scale, vocabulary, width,
+        GRADIENT=scale is not None, BLOCK=min(8192, _power(width)), num_warps=16,
+    )  # fmt: skip
     return losses
 
 
@@ -245,7 +236,7 @@ def _widen_(y: torch.Tensor, xa: torch.Tensor, a: torch.Tensor, dropout: Dropout
 
 def _gate_up_grid(tokens: int, width: int, kernel: str) -> tuple[int, int]:
     blocks = BLOCKS[kernel]
-    return triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width, blocks["BK"] * blocks["STEPS"])
+    return triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width, blocks["BK"] * blocks.get("STEPS", 1))
 
 
 def _dropping(dropout: Dropout | None) -> tuple[float, int, int]:
