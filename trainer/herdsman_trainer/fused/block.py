@@ -12,7 +12,6 @@ from herdsman_trainer.fused.frozen import Frozen
 from herdsman_trainer.fused.lora import LoraGroup
 from herdsman_trainer.fused.packing import Packed
 from herdsman_trainer.fused.plain_ops import Norm
-from herdsman_trainer.fused.streams import Aside
 
 QKV, O, GATE_UP, DOWN = range(4)
 """The four inputs of a block that LoRA reads; projections that share one share its dropout mask."""
@@ -28,7 +27,6 @@ class Pass:
     sin: torch.Tensor
     threshold: int
     """Of LoRA's dropout; 0 drops nothing."""
-    aside: Aside
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,7 @@ class Block:
         del qkv
         context = attended.result.detach()
         xa_o = self._down(context, O, run)
-        after = self.weights[O].forward(context, h)
-        self._up_(after, xa_o, O)
+        after = ops.output(self.weights[O].forward(context), h, xa_o, self.lora[O])
 
         x, after_inverse = ops.rms_norm(after, self.after_norm, self.epsilon)
         xa_gate_up = self._down(x, GATE_UP, run)
@@ -84,8 +81,7 @@ class Block:
         del x
         act = ops.swiglu(gate_up, xa_gate_up, self.lora[GATE_UP])
         xa_down = self._down(act, DOWN, run)
-        result = self.weights[DOWN].forward(act, after)
-        self._up_(result, xa_down, DOWN)
+        result = ops.output(self.weights[DOWN].forward(act), after, xa_down, self.lora[DOWN])
         xa = (xa_qkv, xa_o, xa_gate_up, xa_down)
         if keep == "None":
             return result, Kept(h, inverse, attended, after, after_inverse, gate_up, act, xa)
@@ -104,33 +100,24 @@ class Block:
         assert kept.gate_up is not None and kept.act is not None and kept.inverse is not None
 
         dact = self.weights[DOWN].backward(dh)
-        ddown = self._through_b(dh, DOWN, kept, run)
-        self._grad_a(ddown, kept.act, DOWN, run)
-        dgate_up, dxa = ops.swiglu_backward_(
-            dact,
-            kept.gate_up,
-            self.lora[GATE_UP],
-            ddown,
-            self.lora[DOWN],
-            self._dropout(DOWN, run),
-        )
+        self._lora_backward(dh, dact, kept.act, DOWN, kept, run)
+        dgate_up = ops.swiglu_backward_(dact, kept.gate_up)
         del dact
         dx = self.weights[GATE_UP].backward(dgate_up)
-        self._grad_b(dgate_up, GATE_UP, kept, run)
+        norm = self.after_norm, kept.after_inverse
+        self._lora_backward(dgate_up, dx, kept.after, GATE_UP, kept, run, norm)
         del dgate_up
-        self._through_a(dx, dxa, kept.after, GATE_UP, run, (self.after_norm, kept.after_inverse))
-        dafter = ops.rms_norm_backward(dx, kept.after, self.after_norm, kept.after_inverse, dh)
+        dafter = ops.rms_norm_backward(dx, kept.after, *norm, dh)
 
         dcontext = self.weights[O].backward(dafter)
-        self._through_a(dcontext, self._through_b(dafter, O, kept, run), kept.attended.result.detach(), O, run)
+        self._lora_backward(dafter, dcontext, kept.attended.result.detach(), O, kept, run)
         gradients = kept.attended.backward(dcontext)
-        dqkv, dxa = ops.qkv_rotate_backward(gradients, self.lora[QKV], run.cos, run.sin, self.heads + self.kv_heads)
+        dqkv = ops.qkv_rotate_backward(gradients, run.cos, run.sin, self.heads + self.kv_heads)
         del dcontext, gradients
         dx = self.weights[QKV].backward(dqkv)
-        self._grad_b(dqkv, QKV, kept, run)
-        self._through_a(dx, dxa, kept.h, QKV, run, (self.norm, kept.inverse))
-        result: torch.Tensor = ops.rms_norm_backward(dx, kept.h, self.norm, kept.inverse, dafter)
-        run.aside.join()
+        norm = self.norm, kept.inverse
+        self._lora_backward(dqkv, dx, kept.h, QKV, kept, run, norm)
+        result: torch.Tensor = ops.rms_norm_backward(dx, kept.h, *norm, dafter)
         return result
 
     def _mlp_again(self, kept: Kept, run: Pass) -> Kept:
@@ -152,41 +139,18 @@ class Block:
         result: torch.Tensor = self.ops.lora_down(x, group, self._dropout(site, run))
         return result
 
-    def _up_(self, y: torch.Tensor, xa: torch.Tensor | None, site: int) -> None:
-        if self.lora[site] is not None:
-            self.ops.lora_up_(y, xa, self.lora[site])
-
-    def _through_b(self, dy: torch.Tensor, site: int, kept: Kept, run: Pass) -> torch.Tensor | None:
-        """Add the gradient of a single B; returns that of A·dropout(x)."""
-        group = self.lora[site]
-        if group is None:
-            return None
-        self._grad_b(dy, site, kept, run)
-        result: torch.Tensor = self.ops.lora_up_backward(dy, group)
-        return result
-
-    def _grad_b(self, dy: torch.Tensor, site: int, kept: Kept, run: Pass) -> None:
-        if self.lora[site] is not None:
-            with run.aside(dy, kept.xa[site]):
-                self.ops.lora_grad_b_(dy, kept.xa[site], self.lora[site])
-
-    def _grad_a(
-        self, dxa: torch.Tensor | None, x: torch.Tensor, site: int, run: Pass, norm: Norm | None = None
-    ) -> None:
-        if self.lora[site] is not None:
-            with run.aside(dxa, x):
-                self.ops.lora_grad_a_(dxa, x, self.lora[site], self._dropout(site, run), norm)
-
-    def _through_a(
+    def _lora_backward(
         self,
+        dy: torch.Tensor,
         dx: torch.Tensor,
-        dxa: torch.Tensor | None,
         x: torch.Tensor,
         site: int,
+        kept: Kept,
         run: Pass,
         norm: Norm | None = None,
     ) -> None:
-        """Add the gradient of A, and what comes to the input through it to `dx`; with `norm` the input is normed x."""
-        if self.lora[site] is not None:
-            self._grad_a(dxa, x, site, run, norm)
-            self.ops.lora_input_gradient_(dx, dxa, self.lora[site], self._dropout(site, run))
+        """Add LoRA's gradients to its groups, and its part of the input's to `dx`; with `norm` the input is normed x."""
+        group = self.lora[site]
+        if group is not None:
+            dxa = self.ops.lora_up_backward(dy, kept.xa[site], group)
+            self.ops.lora_down_backward_(dx, dxa, x, group, self._dropout(site, run), norm)

@@ -8,8 +8,8 @@ import torch
 class Frozen(Protocol):
     """A frozen matrix W of (outputs, inputs), in whatever form it is stored."""
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Return x·Wᵀ, (T, outputs), plus `residual` where it is given."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x·Wᵀ, (T, outputs)."""
         ...
 
     def backward(self, dy: torch.Tensor) -> torch.Tensor:
@@ -23,9 +23,9 @@ class Dense:
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x·Wᵀ."""
-        return x @ self.weight.t() if residual is None else torch.addmm(residual, x, self.weight.t())
+        return x @ self.weight.t()
 
     def backward(self, dy: torch.Tensor) -> torch.Tensor:
         """Return dy·W."""

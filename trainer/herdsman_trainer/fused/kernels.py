@@ -86,60 +86,89 @@ def thin(
 
 
 @triton.jit(do_not_specialize=["site", "threshold", "tokens"])
-def outer(
-    x, y, out, table, keys, weight, inverse, tokens, width, y_width: tl.constexpr, rank: tl.constexpr, keep_scale, site,
-    threshold,
-    DROPOUT: tl.constexpr, TABLE: tl.constexpr, NORM: tl.constexpr, UNIT: tl.constexpr,
+def down_backward(
+    x, dxa, grad_a, a, dx, keys, weight, inverse, tokens, width, rank: tl.constexpr, keep_scale, site, threshold,
+    DROPOUT: tl.constexpr, NORM: tl.constexpr, INPUT: tl.constexpr,
     BT: tl.constexpr, BX: tl.constexpr, RANK: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """out (rank, width) += yᵀ (rank, tokens) · dropout(x) (tokens, width), summed in SPLIT parts of the tokens.
+    """grad_a (rank, width) += dxaᵀ · dropout(x) over all tokens, in SPLIT parts; dx += dropout(dxa · a) with INPUT.
 
-    With TABLE, only the columns of y that belong to the projection of a column of x count. With NORM, x is normed first:
-    weight · x · inverse.
+    With NORM, x is normed first: weight · x · inverse. Without INPUT the third index of a program is its part of the
+    ranks, and `dx` is left alone.
     """
     first = tl.program_id(0) * BX
     columns = first + tl.arange(0, BX)
     ranks = tl.program_id(2) * RANK + tl.arange(0, RANK)
     inside = columns < width
-    low = (ranks < rank)[None, :]
-    begin, offset, outputs = 0, 0, width
-    if TABLE:
-        index = tl.load(table + 3 * (first // UNIT))
-        if index < 0:
-            return
-        begin = index * rank
-        offset = tl.load(table + 3 * (first // UNIT) + 1)
-        outputs = tl.load(table + 3 * (first // UNIT) + 2)
+    matrix = (ranks < rank)[:, None] & inside[None, :]
     if NORM:
         factors = tl.load(weight + columns, mask=inside, other=0.0)[None, :]
+    if INPUT:
+        right = tl.load(a + ranks[:, None] * width + columns[None, :], mask=matrix, other=0.0)
+    total = tl.zeros((RANK, BX), tl.float32)
+    for start in range(tl.program_id(1) * BT, tokens, BT * SPLIT):
+        rows = start + tl.arange(0, BT)
+        here = rows < tokens
+        mask = here[:, None] & inside[None, :]
+        place = rows.to(tl.int64)[:, None] * width + columns[None, :]
+        values = tl.load(x + place, mask=mask, other=0.0)
+        left = tl.load(
+            dxa + rows[:, None] * rank + ranks[None, :], mask=here[:, None] & (ranks < rank)[None, :], other=0.0
+        ).to(x.dtype.element_ty)
+        if NORM:
+            scale = tl.load(inverse + rows, mask=here, other=0.0)[:, None]
+            values = (values.to(tl.float32) * scale).to(x.dtype.element_ty) * factors
+        if DROPOUT:
+            stays = kept(tl.load(keys + rows, mask=here, other=0), first, site, threshold, BX)
+            values = tl.where(stays, values * keep_scale, 0.0).to(x.dtype.element_ty)
+        total = tl.dot(tl.trans(left), values, total)
+        if INPUT:
+            through = tl.dot(left, right)
+            if DROPOUT:
+                through = tl.where(stays, through * keep_scale, 0.0)
+            through += tl.load(dx + place, mask=mask, other=0.0).to(tl.float32)
+            tl.store(dx + place, through.to(dx.dtype.element_ty), mask=mask)
+    tl.atomic_add(grad_a + ranks[:, None] * width + columns[None, :], total, mask=matrix)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def up_backward(
+    dy, xa, grad_b, b, dxa, table, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
+    UNIT: tl.constexpr, BT: tl.constexpr, BX: tl.constexpr, RANK: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """grad_b += xaᵀ · dy over all tokens, in SPLIT parts; dxa += scale · dy · bᵀ, for the projection of the columns."""
+    first = tl.program_id(0) * BX
+    entry = table + 3 * (first // UNIT)
+    index = tl.load(entry)
+    if index < 0:
+        return
+    offset, outputs = tl.load(entry + 1), tl.load(entry + 2)
+    columns = first + tl.arange(0, BX)
+    ranks = tl.arange(0, RANK)
+    inside, low = columns < width, ranks < rank
+    matrix = low[:, None] & inside[None, :]
+    own = offset + ranks[:, None] * outputs + columns[None, :]
+    right = tl.load(b + own, mask=matrix, other=0.0)
     total = tl.zeros((RANK, BX), tl.float32)
     for start in range(tl.program_id(1) * BT, tokens, BT * SPLIT):
         rows = start + tl.arange(0, BT)
         here = rows < tokens
         values = tl.load(
-            x + rows.to(tl.int64)[:, None] * width + columns[None, :], mask=here[:, None] & inside[None, :], other=0.0
+            dy + rows.to(tl.int64)[:, None] * width + columns[None, :], mask=here[:, None] & inside[None, :], other=0.0
         )
-        if NORM:
-            scale = tl.load(inverse + rows, mask=here, other=0.0)[:, None]
-            values = (values.to(tl.float32) * scale).to(x.dtype.element_ty) * factors
-        if DROPOUT:
-            key = tl.load(keys + rows, mask=here, other=0)
-            values = tl.where(kept(key, first, site, threshold, BX), values * keep_scale, 0.0).to(x.dtype.element_ty)
-        factor = tl.load(y + rows[:, None] * y_width + (begin + ranks)[None, :], mask=here[:, None] & low, other=0.0)
-        total = tl.dot(tl.trans(factor.to(x.dtype.element_ty)), values, total)
-    tl.atomic_add(
-        out + offset + ranks[:, None] * outputs + columns[None, :],
-        total,
-        mask=(ranks < rank)[:, None] & inside[None, :],
-    )
+        beside = rows[:, None] * xa_width + index * rank + ranks[None, :]
+        left = tl.load(xa + beside, mask=here[:, None] & low[None, :], other=0.0).to(dy.dtype.element_ty)
+        total = tl.dot(tl.trans(left), values, total)
+        tl.atomic_add(dxa + beside, tl.dot(values, tl.trans(right)) * scale, mask=here[:, None] & low[None, :])
+    tl.atomic_add(grad_b + own, total, mask=matrix)
 
 
 @triton.jit(do_not_specialize=["site", "threshold", "tokens"])
 def widen(
-    y, xa, a, keys, tokens, width, rank: tl.constexpr, keep_scale, site, threshold,
-    DROPOUT: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
+    y, xa, a, residual, keys, tokens, width, rank: tl.constexpr, keep_scale, site, threshold,
+    DROPOUT: tl.constexpr, RESIDUAL: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
-    """y (tokens, width) += dropout(xa (tokens, rank) · a (rank, width)), in place."""
+    """y (tokens, width) += dropout(xa (tokens, rank) · a (rank, width)) + residual, in place."""
     rows = tl.program_id(0) * BT + tl.arange(0, BT)
     first = tl.program_id(1) * BK
     columns = first + tl.arange(0, BK)
@@ -151,17 +180,19 @@ def widen(
             xa + rows[:, None] * rank + ranks[None, :], mask=here[:, None] & (ranks < rank)[None, :], other=0.0
         )
         right = tl.load(
-            a + ranks[:, None] * width + columns[None, :],
-            mask=(ranks < rank)[:, None] & inside[None, :],
-            other=0.0,
+            a + ranks[:, None] * width + columns[None, :], mask=(ranks < rank)[:, None] & inside[None, :], other=0.0
         )
         total = tl.dot(left.to(y.dtype.element_ty), right, total)
     if DROPOUT:
-        key = tl.load(keys + rows, mask=here, other=0)
-        total = tl.where(kept(key, first, site, threshold, BK), total * keep_scale, 0.0)
-    place = y + rows.to(tl.int64)[:, None] * width + columns[None, :]
+        total = tl.where(
+            kept(tl.load(keys + rows, mask=here, other=0), first, site, threshold, BK), total * keep_scale, 0.0
+        )
+    place = rows.to(tl.int64)[:, None] * width + columns[None, :]
     mask = here[:, None] & inside[None, :]
-    tl.store(place, (tl.load(place, mask=mask, other=0.0).to(tl.float32) + total).to(y.dtype.element_ty), mask=mask)
+    total += tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        total += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + place, total.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -182,16 +213,6 @@ def _plus_projected(
         right = tl.load(b + ranks[:, None] * outputs + columns[None, :], mask=low[:, None] & inside[None, :], other=0.0)
         values = tl.dot(left.to(b.dtype.element_ty), right, values)
     return values
-
-
-@triton.jit
-def _back(total, gradient, b, columns, inside, outputs, rank: tl.constexpr, RANK: tl.constexpr):
-    """Return total + gradient · bᵀ."""
-    ranks = tl.arange(0, RANK)
-    right = tl.load(
-        b + ranks[:, None] * outputs + columns[None, :], mask=(ranks < rank)[:, None] & inside[None, :], other=0.0
-    )
-    return tl.dot(gradient, tl.trans(right), total)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -231,19 +252,14 @@ def qkv_up_rotate(
 
 @triton.jit(do_not_specialize=["tokens"])
 def qkv_rotate_backward(
-    dq, dk, dv, dqkv, dxa, b, table, cos, sin, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
-    sq_t, sq_h, sk_t, sk_h, sv_t, sv_h, heads, kv_heads,
-    LORA: tl.constexpr, UNIT: tl.constexpr, SIZE: tl.constexpr, BT: tl.constexpr, RANK: tl.constexpr,
-    HEADS: tl.constexpr,
+    dq, dk, dv, dqkv, cos, sin, tokens, width, sq_t, sq_h, sk_t, sk_h, sv_t, sv_h, heads, kv_heads,
+    SIZE: tl.constexpr, BT: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Undoes the rotation of the gradients of HEADS heads, writes them as one, and adds dxa += scale · dy · B."""
+    """Undoes the rotation of the gradients of HEADS heads and writes them beside each other."""
     rows = tl.program_id(0) * BT + tl.arange(0, BT)
     long_rows = rows.to(tl.int64)[:, None]
     half = tl.arange(0, SIZE // 2)
-    all_in = half < SIZE
-    ranks = tl.arange(0, RANK)
-    here = rows < tokens
-    mask = here[:, None] & all_in[None, :]
+    mask = (rows < tokens)[:, None] & (half < SIZE)[None, :]
     c = tl.load(cos + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
     s = tl.load(sin + rows[:, None] * SIZE + half[None, :], mask=mask, other=0.0)
     every = heads + 2 * kv_heads
@@ -261,22 +277,9 @@ def qkv_rotate_backward(
             turned = one * c + two * s
             two = two * c - one * s
             one = turned
-        first, second = one.to(dqkv.dtype.element_ty), two.to(dqkv.dtype.element_ty)
         place = dqkv + long_rows * width + head * SIZE + half[None, :]
-        tl.store(place, first, mask=mask)
-        tl.store(place + SIZE // 2, second, mask=mask)
-        if LORA:
-            entry = table + 3 * ((head * SIZE) // UNIT)
-            index = tl.load(entry)
-            if index >= 0:
-                own, outputs = b + tl.load(entry + 1) + head * SIZE, tl.load(entry + 2)
-                total = _back(tl.zeros((BT, RANK), tl.float32), first, own, half, all_in, outputs, rank, RANK)
-                total = _back(total, second, own + SIZE // 2, half, all_in, outputs, rank, RANK)
-                tl.atomic_add(
-                    dxa + rows[:, None] * xa_width + index * rank + ranks[None, :],
-                    total * scale,
-                    mask=here[:, None] & (ranks < rank)[None, :],
-                )
+        tl.store(place, one.to(dqkv.dtype.element_ty), mask=mask)
+        tl.store(place + SIZE // 2, two.to(dqkv.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -312,61 +315,20 @@ def swiglu(
     tl.store(act + long_rows * width + columns[None, :], result, mask=mask)
 
 
-@triton.jit(do_not_specialize=["site", "threshold", "tokens"])
-def swiglu_backward(
-    dact, gate_up, dxa, b, table, ddown, down_a, keys, tokens, width, xa_width: tl.constexpr, rank: tl.constexpr, scale,
-    down_rank: tl.constexpr, keep_scale, site, threshold,
-    LORA: tl.constexpr, DOWN: tl.constexpr, DROPOUT: tl.constexpr, UNIT: tl.constexpr,
-    BT: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, RANK: tl.constexpr, FEW: tl.constexpr,
-    DOWN_RANK: tl.constexpr,
-):  # fmt: skip
-    """Puts the gradients of gate and up in their places; to `dact` comes dropout(ddown · A) first."""
-    rows = tl.program_id(0) * BT + tl.arange(0, BT)
-    here = rows < tokens
-    long_rows = rows.to(tl.int64)[:, None]
-    ranks = tl.arange(0, RANK)
-    key = rows
-    if DROPOUT:
-        key = tl.load(keys + rows, mask=here, other=0)
-    gate_index, up_index = -1, -1
-    if LORA:
-        up_entry = table + 3 * (width // UNIT)
-        gate_index, up_index = tl.load(table), tl.load(up_entry)
-        gate_b, up_b = b + tl.load(table + 1), b + tl.load(up_entry + 1) + width
-        dxa_gate = tl.zeros((BT, RANK), tl.float32)
-        dxa_up = tl.zeros((BT, RANK), tl.float32)
-    for step in range(STEPS):
-        first = (tl.program_id(1) * STEPS + step) * BK
-        columns = first + tl.arange(0, BK)
-        inside = columns < width
-        mask = here[:, None] & inside[None, :]
-        place = gate_up + long_rows * (2 * width) + columns[None, :]
-        gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
-        gradient = tl.load(dact + long_rows * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        if DOWN:
-            through = _plus_projected(
-                tl.zeros((BT, BK), tl.float32),
-                ddown, down_a, rows, columns, here, inside, down_rank, width, down_rank, DOWN_RANK, FEW,
-            )  # fmt: skip
-            if DROPOUT:
-                through = tl.where(kept(key, first, site, threshold, BK), through * keep_scale, 0.0)
-            gradient += through
-        sigmoid = tl.sigmoid(gate)
-        dup = (gradient * gate * sigmoid).to(gate_up.dtype.element_ty)
-        dgate = (gradient * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(gate_up.dtype.element_ty)
-        tl.store(place, dgate, mask=mask)
-        tl.store(place + width, dup, mask=mask)
-        if LORA:
-            if gate_index >= 0:
-                dxa_gate = _back(dxa_gate, dgate, gate_b, columns, inside, width, rank, RANK)
-            if up_index >= 0:
-                dxa_up = _back(dxa_up, dup, up_b, columns, inside, width, rank, RANK)
-    if LORA:
-        wanted = here[:, None] & (ranks < rank)[None, :]
-        target = dxa + rows[:, None] * xa_width + ranks[None, :]
-        tl.atomic_add(target + gate_index * rank, dxa_gate * scale, mask=wanted & (gate_index >= 0))
-        tl.atomic_add(target + up_index * rank, dxa_up * scale, mask=wanted & (up_index >= 0))
+@triton.jit(do_not_specialize=["tokens"])
+def swiglu_backward(dact, gate_up, tokens, width, BT: tl.constexpr, BK: tl.constexpr):
+    """Puts the gradients of gate and up in their places."""
+    rows = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)[:, None]
+    columns = (tl.program_id(1) * BK + tl.arange(0, BK))[None, :]
+    mask = (rows < tokens) & (columns < width)
+    place = gate_up + rows * (2 * width) + columns
+    gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)
+    gradient = tl.load(dact + rows * width + columns, mask=mask, other=0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    tl.store(place + width, (gradient * gate * sigmoid).to(gate_up.dtype.element_ty), mask=mask)
+    dgate = gradient * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+    tl.store(place, dgate.to(gate_up.dtype.element_ty), mask=mask)
 
 
 @triton.jit

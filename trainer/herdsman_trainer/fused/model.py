@@ -18,7 +18,6 @@ from herdsman_trainer.fused.head import Head, aligned_rows
 from herdsman_trainer.fused.lora import Group, LoraGroup, LoraStore, Part
 from herdsman_trainer.fused.packing import Packed, pack
 from herdsman_trainer.fused.recording import Recorder
-from herdsman_trainer.fused.streams import Aside
 from herdsman_trainer.lora import TrainedModel
 
 SITES: dict[int, tuple[str, ...]] = {
@@ -81,7 +80,6 @@ class FusedModel:
             self._embedding_gradient = self._head_gradient
         norm, epsilon = base.model.norm.weight.detach().to(dtype), base.config.rms_norm_eps
         self._head = Head(head, self._head_gradient, norm, epsilon, dtype, ops)
-        self._aside = Aside(device)
         self._run: Callable[[Packed, torch.Tensor, bool], torch.Tensor] = self._pass
         if device.type == "cuda" and recompute == "None":
             self._run = Recorder(self._pass)
@@ -137,7 +135,7 @@ class FusedModel:
     def _pass_of(self, packed: Packed, threshold: int) -> Pass:
         like = torch.empty(0, dtype=torch.float32, device=packed.ids.device)
         cos, sin = self._rotary(like, packed.positions[None])
-        return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold, self._aside)
+        return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold)
 
     def _embed(self, packed: Packed) -> torch.Tensor:
         return self._embedding.detach()[packed.ids].to(self._dtype)

@@ -41,32 +41,46 @@ def lora_up_(y: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
         y[:, part.start : part.stop] += xa[:, group.columns(part)] @ group.b_of(part).t()
 
 
-def lora_up_backward(dy: torch.Tensor, group: LoraGroup) -> torch.Tensor:
-    """Return the gradient of A·dropout(x), scaled: (T, parts · rank)."""
-    pieces = [dy[:, part.start : part.stop] @ group.b_of(part) for part in group.parts]
+def output(
+    y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None
+) -> torch.Tensor:
+    """Return the residual stream (T, d) after y was added to it, with B·xa of a group of one projection."""
+    if group is not None and xa is not None:
+        lora_up_(y, xa, group)
+    return y.add_(residual)
+
+
+def lora_up_backward(dy: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> torch.Tensor:
+    """Add the gradients of the Bs to the group's; returns that of A·dropout(x), scaled: (T, parts · rank)."""
+    pieces = []
+    for part in group.parts:
+        own = dy[:, part.start : part.stop]
+        group.grad_b_of(part).add_(own.t() @ xa[:, group.columns(part)])
+        pieces.append(own @ group.b_of(part))
     return torch.cat(pieces, dim=1) * group.scale
 
 
-def lora_grad_b_(dy: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
-    """Add the gradients of the Bs to group.grad_b."""
-    for part in group.parts:
-        group.grad_b_of(part).add_(dy[:, part.start : part.stop].t() @ xa[:, group.columns(part)])
-
-
-def lora_grad_a_(
-    dxa: torch.Tensor, x: torch.Tensor, group: LoraGroup, dropout: Dropout | None, norm: Norm | None = None
+def lora_down_backward_(
+    dx: torch.Tensor,
+    dxa: torch.Tensor,
+    x: torch.Tensor,
+    group: LoraGroup,
+    dropout: Dropout | None,
+    norm: Norm | None = None,
 ) -> None:
-    """Add the gradient of A to group.grad_a; with `norm` its input is the normed x."""
+    """Add the gradient of A to the group's, and what comes to the input through A to `dx`.
+
+    With `norm` the input is the normed x.
+    """
     if norm is not None:
         weight, inverse = norm
         x = weight * (x.float() * inverse[:, None]).to(x.dtype)
-    group.grad_a += dxa.t() @ (dropout.apply(x) if dropout else x)
-
-
-def lora_input_gradient_(dx: torch.Tensor, dxa: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> None:
-    """Add what comes to the input through A to `dx`."""
     through = dxa @ group.a
-    dx += dropout.apply(through) if dropout else through
+    if dropout is not None:
+        factor = (dropout.kept(x.shape[1]) * dropout.scale).to(x.dtype)
+        x, through = x * factor, through * factor
+    group.grad_a += dxa.t() @ x
+    dx += through
 
 
 def rotate_(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
@@ -97,15 +111,14 @@ def qkv_up_rotate_(
 
 def qkv_rotate_backward(
     gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    group: LoraGroup | None,
     cos: torch.Tensor,
     sin: torch.Tensor,
     rotated_heads: int,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the gradient of qkv before the rotation, (T, n), and that of A·dropout(x)."""
+) -> torch.Tensor:
+    """Return the gradient of qkv before the rotation, (T, n), of those of queries, keys and values."""
     dqkv = torch.cat([each.reshape(len(each), -1) for each in gradients], dim=1)
     rotate_(dqkv, cos, -sin, rotated_heads)
-    return dqkv, lora_up_backward(dqkv, group) if group is not None else None
+    return dqkv
 
 
 def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
@@ -116,27 +129,13 @@ def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | No
     return torch.nn.functional.silu(gate) * up
 
 
-def swiglu_backward_(
-    dact: torch.Tensor,
-    gate_up: torch.Tensor,
-    group: LoraGroup | None,
-    ddown: torch.Tensor | None,
-    down: LoraGroup | None,
-    dropout: Dropout | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the gradient of gate and up in the place of `gate_up`, and that of A·dropout(x).
-
-    `gate_up` is what `swiglu` left behind; `dact` lacks what came through the A of `down`, whose xa has the gradient
-    `ddown`.
-    """
-    if down is not None and ddown is not None:
-        lora_input_gradient_(dact, ddown, down, dropout)
+def swiglu_backward_(dact: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of gate and up in their place, (T, 2f)."""
     gate, up = (half.float() for half in gate_up.chunk(2, dim=1))
     sigmoid = torch.sigmoid(gate)
     wide = dact.float()
     dgate = wide * up * sigmoid * (1 + gate * (1 - sigmoid))
-    torch.cat([dgate.to(gate_up.dtype), (wide * gate * sigmoid).to(gate_up.dtype)], dim=1, out=gate_up)
-    return gate_up, lora_up_backward(gate_up, group) if group is not None else None
+    return torch.cat([dgate.to(gate_up.dtype), (wide * gate * sigmoid).to(gate_up.dtype)], dim=1, out=gate_up)
 
 
 def cross_entropy_(

@@ -22,14 +22,17 @@ FEW_RANKS = 16
 """Up to here the rotation multiplies one rank after the other, faster than by the matrix units."""
 BLOCKS: dict[str, dict[str, int]] = {
     "thin": {"BT": 64, "BK": 64, "STEPS": 8, "num_warps": 8},
-    "outer": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
+    "down_backward": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
+    "up_backward": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
     "widen": {"BT": 32, "BK": 128, "num_warps": 4},
     "qkv_up_rotate": {"BT": 64, "HEADS": 2, "num_warps": 4},
-    "qkv_rotate_backward": {"BT": 32, "HEADS": 1, "num_warps": 4},
-    "swiglu": {"BT": 32, "BK": 128, "num_warps": 8},
-    "swiglu_backward": {"BT": 32, "BK": 128, "STEPS": 1, "num_warps": 4},
+    "qkv_rotate_backward": {"BT": 16, "HEADS": 2, "num_warps": 4},
+    "swiglu": {"BT": 16, "BK": 128, "num_warps": 4},
+    "swiglu_backward": {"BT": 16, "BK": 128, "num_warps": 4},
 }
 """Tokens and columns of a program, and how many pieces it does: measured on an H200 with the shapes of a 7B."""
+FUSED_RANKS = 64
+"""Up to here one kernel makes both gradients behind A."""
 
 
 def fits(boundaries: tuple[int, ...], head_size: int, rank: int) -> bool:
@@ -63,32 +66,50 @@ def lora_down(x: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> tor
     return _thin(x, group.a, group.scale, dropout)
 
 
-def lora_up_backward(dy: torch.Tensor, group: LoraGroup) -> torch.Tensor:
-    """Return the gradient of A·dropout(x) for a group of one projection, scaled."""
-    return _thin(dy, group.b.view(group.rank, -1), group.scale, None)
+def output(
+    y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None
+) -> torch.Tensor:
+    """Return the residual stream after y was added to it, with LoRA of one projection, in the place of y."""
+    if group is None or xa is None:
+        return y.add_(residual)
+    _widen_(y, xa, group.b.view(group.rank, -1), None, residual)
+    return y
 
 
-def lora_up_(y: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
-    """Add B·xa to the outputs of a group of one projection."""
-    _widen_(y, xa, group.b.view(group.rank, -1), None)
+def lora_up_backward(dy: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> torch.Tensor:
+    """Add the gradients of the Bs; returns that of A·dropout(x), scaled."""
+    tokens, width = dy.shape
+    dxa = torch.zeros_like(xa)
+    table, unit = _table(group, width)
+    blocks = dict(BLOCKS["up_backward"])
+    blocks["BX"] = min(blocks["BX"], unit)
+    kernels.up_backward[(triton.cdiv(width, blocks["BX"]), blocks["SPLIT"])](
+        dy, xa, group.grad_b, group.b, dxa, table, tokens, width, xa.shape[1], group.rank, group.scale,
+        UNIT=unit, RANK=_ranks(group), **blocks,
+    )  # fmt: skip
+    return dxa
 
 
-def lora_grad_b_(dy: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
-    """Add the gradients of the Bs."""
-    table, unit = _table(group, dy.shape[1])
-    _outer_(dy, xa, group.grad_b, group.rank, None, table, unit)
-
-
-def lora_grad_a_(
-    dxa: torch.Tensor, x: torch.Tensor, group: LoraGroup, dropout: Dropout | None, norm: Norm | None = None
+def lora_down_backward_(
+    dx: torch.Tensor,
+    dxa: torch.Tensor,
+    x: torch.Tensor,
+    group: LoraGroup,
+    dropout: Dropout | None,
+    norm: Norm | None = None,
 ) -> None:
-    """Add the gradient of A; with `norm` its input is the normed x."""
-    _outer_(x, dxa, group.grad_a, dxa.shape[1], dropout, norm=norm)
-
-
-def lora_input_gradient_(dx: torch.Tensor, dxa: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> None:
-    """Add what comes to the input through A."""
-    _widen_(dx, dxa, group.a, dropout)
+    """Add the gradient of A, and what comes to the input through A to `dx`; with `norm` the input is the normed x."""
+    tokens, width = x.shape
+    rank = dxa.shape[1]
+    fused = rank <= FUSED_RANKS
+    if not fused:
+        _widen_(dx, dxa, group.a, dropout)
+    blocks, ranks = BLOCKS["down_backward"], min(FUSED_RANKS, max(SMALLEST, _power(rank)))
+    kernels.down_backward[(triton.cdiv(width, blocks["BX"]), blocks["SPLIT"], triton.cdiv(rank, ranks))](
+        x, dxa, group.grad_a, group.a, dx, None if dropout is None else dropout.keys, *(norm or (None, None)),
+        tokens, width, rank, *_dropping(dropout),
+        DROPOUT=dropout is not None, NORM=norm is not None, INPUT=fused, RANK=ranks, **blocks,
+    )  # fmt: skip
 
 
 def qkv_up_rotate_(
@@ -113,27 +134,21 @@ def qkv_up_rotate_(
 
 def qkv_rotate_backward(
     gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    group: LoraGroup | None,
     cos: torch.Tensor,
     sin: torch.Tensor,
     rotated_heads: int,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the gradient of qkv before the rotation, and that of A·dropout(x)."""
+) -> torch.Tensor:
+    """Return the gradient of qkv before the rotation."""
     dq, dk, dv = (each if each.stride(2) == 1 else each.contiguous() for each in gradients)
     tokens, heads, size = dq.shape
-    kv_heads = dk.shape[1]
-    width = (heads + 2 * kv_heads) * size
+    width = (heads + 2 * dk.shape[1]) * size
     dqkv = torch.empty(tokens, width, dtype=dq.dtype, device=dq.device)
-    dxa = None if group is None else _zeros(dqkv, len(group.parts) * group.rank)
-    table, unit = (None, 1) if group is None else _table(group, width)
     blocks = BLOCKS["qkv_rotate_backward"]
     kernels.qkv_rotate_backward[(triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width // size, blocks["HEADS"]))](
-        dq, dk, dv, dqkv, dxa, None if group is None else group.b, table, cos, sin, tokens, width,
-        0 if dxa is None else dxa.shape[1], 0 if group is None else group.rank, 0.0 if group is None else group.scale,
-        dq.stride(0), dq.stride(1), dk.stride(0), dk.stride(1), dv.stride(0), dv.stride(1), heads, kv_heads,
-        LORA=group is not None, UNIT=unit, SIZE=size, RANK=_ranks(group), **blocks,
+        dq, dk, dv, dqkv, cos, sin, tokens, width, dq.stride(0), dq.stride(1), dk.stride(0), dk.stride(1),
+        dv.stride(0), dv.stride(1), heads, rotated_heads - heads, SIZE=size, **blocks,
     )  # fmt: skip
-    return dqkv, dxa
+    return dqkv
 
 
 def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
@@ -150,28 +165,13 @@ def swiglu(gate_up: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | No
     return act
 
 
-def swiglu_backward_(
-    dact: torch.Tensor,
-    gate_up: torch.Tensor,
-    group: LoraGroup | None,
-    ddown: torch.Tensor | None,
-    down: LoraGroup | None,
-    dropout: Dropout | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the gradient of gate and up in the place of `gate_up`, and that of A·dropout(x)."""
-    tokens, double = gate_up.shape
-    width = double // 2
-    dxa = None if group is None else _zeros(dact, len(group.parts) * group.rank)
-    table, unit = (None, 1) if group is None else _table(group, double)
+def swiglu_backward_(dact: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of gate and up in their place."""
+    tokens, width = dact.shape
     kernels.swiglu_backward[_gate_up_grid(tokens, width, "swiglu_backward")](
-        dact, gate_up, dxa, None if group is None else group.b, table, ddown, None if down is None else down.a,
-        None if dropout is None else dropout.keys, tokens, width,
-        0 if dxa is None else dxa.shape[1], 0 if group is None else group.rank, 0.0 if group is None else group.scale,
-        0 if down is None else down.rank, *_dropping(dropout),
-        LORA=group is not None, DOWN=down is not None, DROPOUT=dropout is not None, UNIT=unit,
-        RANK=_ranks(group), FEW=False, DOWN_RANK=_ranks(down), **BLOCKS["swiglu_backward"],
-    )  # fmt: skip
-    return gate_up, dxa
+        dact, gate_up, tokens, width, **BLOCKS["swiglu_backward"]
+    )
+    return gate_up
 
 
 def cross_entropy_(
@@ -201,42 +201,22 @@ def _thin(x: torch.Tensor, a: torch.Tensor, scale: float, dropout: Dropout | Non
     return out
 
 
-def _outer_(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    out: torch.Tensor,
-    rank: int,
-    dropout: Dropout | None,
-    table: torch.Tensor | None = None,
-    unit: int = 1,
-    norm: Norm | None = None,
+def _widen_(
+    y: torch.Tensor, xa: torch.Tensor, a: torch.Tensor, dropout: Dropout | None, residual: torch.Tensor | None = None
 ) -> None:
-    """Add yᵀ·dropout(x) to `out`, float32: (rank, width), or with a table the Bs of a group."""
-    tokens, width = x.shape
-    blocks = dict(BLOCKS["outer"])
-    if table is not None:
-        blocks["BX"] = min(blocks["BX"], unit)
-    ranks = min(64, max(SMALLEST, _power(rank)))
-    kernels.outer[(triton.cdiv(width, blocks["BX"]), blocks["SPLIT"], triton.cdiv(rank, ranks))](
-        x, y, out, table, None if dropout is None else dropout.keys, *(norm or (None, None)), tokens, width,
-        y.shape[1], rank, *_dropping(dropout),
-        DROPOUT=dropout is not None, TABLE=table is not None, NORM=norm is not None, UNIT=unit, RANK=ranks, **blocks,
-    )  # fmt: skip
-
-
-def _widen_(y: torch.Tensor, xa: torch.Tensor, a: torch.Tensor, dropout: Dropout | None) -> None:
-    """Add dropout(xa·a) to `y`; `a` is (rank, width)."""
+    """Add dropout(xa·a), and the residual where it is given, to `y`; `a` is (rank, width)."""
     tokens, width = y.shape
     rank, blocks = a.shape[0], BLOCKS["widen"]
     kernels.widen[(triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width, blocks["BK"]))](
-        y, xa, a, None if dropout is None else dropout.keys, tokens, width, rank,
-        *_dropping(dropout), DROPOUT=dropout is not None, RANK=min(64, max(SMALLEST, _power(rank))), **blocks,
+        y, xa, a, residual, None if dropout is None else dropout.keys, tokens, width, rank, *_dropping(dropout),
+        DROPOUT=dropout is not None, RESIDUAL=residual is not None,
+        RANK=min(64, max(SMALLEST, _power(rank))), **blocks,
     )  # fmt: skip
 
 
 def _gate_up_grid(tokens: int, width: int, kernel: str) -> tuple[int, int]:
     blocks = BLOCKS[kernel]
-    return triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width, blocks["BK"] * blocks.get("STEPS", 1))
+    return triton.cdiv(tokens, blocks["BT"]), triton.cdiv(width, blocks["BK"])
 
 
 def _dropping(dropout: Dropout | None) -> tuple[float, int, int]:
