@@ -40,13 +40,13 @@ CASES: dict[str, dict[str, Any]] = {
     "7B, blocks of 512: ours": {**PRETRAIN, "way": "ours", "steps": 40},
     "7B, blocks of 512: ours, recomputed": {**PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full"},
     "7B, blocks of 512: ours, four bits": {
-        **PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full", "format": "nf4", "micro_tokens": 1024,
+        **PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full", "format": "NF4", "micro_tokens": 1024,
     },
-    "7B, blocks of 512: ours, fp8": {**PRETRAIN, "way": "ours", "steps": 25, "format": "fp8"},
+    "7B, blocks of 512: ours, fp8": {**PRETRAIN, "way": "ours", "steps": 25, "format": "FP8"},
     "7B, blocks of 512: accuracy": {**PRETRAIN, "way": "accuracy"},
     "8B, blocks of 1024: published": {**LLAMA3, "way": "published", "steps": 5, "half": "bf16", "checkpointing": False},
     "8B, blocks of 1024: ours": {**LLAMA3, "way": "ours", "steps": 20},
-    "7B, instructions: published": {**SFT, "way": "published", "steps": 2},
+    "7B, instructions: published": {**SFT, "way": "published", "steps": 1, "warm": 1},
     "7B, instructions: stock, packed": {**SFT, "way": "stock", "steps": 8, "packed": True},
     "7B, instructions: ours": {**SFT, "way": "ours", "steps": 15},
 }  # fmt: skip

@@ -147,8 +147,9 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
     dtype = HALVES[case.get("half", "bf16")]
     model = a_model(case, dtype)
     processes = Processes(device=torch.device(case["device"]))
-    options = {"format": case["format"]} if "format" in case else {}
-    objective = FusedModel(model, dtype=dtype, seed=1, recompute=case.get("recompute", "None"), **options)
+    objective = FusedModel(
+        model, dtype=dtype, seed=1, recompute=case.get("recompute", "None"), base_format=case.get("format", "Native")
+    )
     engine = PlainEngine(model, objective, processes, dtype=dtype, weight_decay=0.01, max_grad_norm=1.0)
     data = Random(SHAPES[case["shape"]]["vocab_size"], case["length"], case.get("lengths"), case["sequences"])
     stream = TrainingStream(data, GlobalBatch(len(data), 1), seed=1, micro_tokens=case.get("micro_tokens", 8192))
@@ -209,7 +210,7 @@ def stock(case: dict[str, Any]) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(total) / targets)
 
-    return figures(case, data, timed(step, case, warm=2 if published else 4), losses[0])
+    return figures(case, data, timed(step, case, warm=case.get("warm", 2 if published else 4)), losses[0])
 
 
 def _batches(case: dict[str, Any], data: Random, published: bool) -> list[Batch]:

@@ -11,6 +11,7 @@ from herdsman.api.v1alpha1.recipes import Lora
 from herdsman_trainer.batches import IGNORED, Batch, collate_rows
 from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, O
 from herdsman_trainer.fused.dropout import Dropout, site_hash, threshold_of, token_keys
+from herdsman_trainer.fused.frozen import FORMATS
 from herdsman_trainer.fused.model import SITES, FusedModel, why_not
 from herdsman_trainer.fused.packing import pack
 from herdsman_trainer.lora import TrainedModel, full_names, train_embeddings, train_lora
@@ -303,3 +304,52 @@ def test_packing_names_positions_targets_and_bounds():
     assert packed.predicting.tolist() == [1, 4]
     assert packed.labels.tolist() == [7, 2]
     assert packed.cells.tolist() == [1, 2 * 7]
+
+
+class TestFormats:
+    BOUNDS = {"Int8": 0.02, "NF4": 0.25, "FP8": 0.12}
+
+    @pytest.mark.parametrize("base_format", BOUNDS)
+    def test_products_are_near_those_of_the_matrix(self, base_format):
+        weight, x = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)), torch.randn(7, 64)
+        frozen = FORMATS[base_format](weight)
+
+        forward, backward = frozen.forward(x), frozen.backward(x[:, :48].contiguous())
+
+        bound = self.BOUNDS[base_format]
+        assert (forward - x @ weight.t()).norm() < bound * (x @ weight.t()).norm()
+        assert (backward - x[:, :48] @ weight).norm() < bound * (x[:, :48] @ weight).norm()
+
+    def test_int8_is_off_by_half_a_step_and_nf4_by_half_a_gap_at_most(self):
+        weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(2))
+
+        eight = FORMATS["Int8"](weight).whole(torch.float32)
+        four = FORMATS["NF4"](weight).whole(torch.float32)
+
+        steps = weight.abs().amax(1, keepdim=True) / 127
+        assert ((eight - weight).abs() <= steps / 2 + 1e-6).all()
+        widest_gap = 1.0 - 0.6961928009986877  # at the negative end
+        assert ((four - weight).abs() <= weight.abs().amax(1, keepdim=True) * (widest_gap / 2 + 0.02)).all()
+
+    @pytest.mark.parametrize("base_format", BOUNDS)
+    def test_a_model_trains_on_it_as_on_the_matrices_it_stands_for(self, base_format):
+        model, twin = trained(a_llama(), dropout=0.1), trained(a_llama(), dropout=0.1)
+        fused = FusedModel(model, dtype=torch.float32, seed=SEED, base_format=base_format)
+        if base_format != "FP8":  # whose products round what they are given, too
+            with torch.no_grad():
+                for layer, block in enumerate(twin.base.model.layers):
+                    for site, names in SITES.items():
+                        whole = fused._blocks[layer].weights[site].whole(torch.float32)
+                        sizes = [block.get_submodule(name).base_layer.weight.shape[0] for name in names]
+                        for name, part in zip(names, whole.split(sizes), strict=True):
+                            block.get_submodule(name).base_layer.weight.copy_(part)
+        mine = float(fused.accumulate(a_batch(), 1.0)), gradients(model)
+
+        assert_alike(mine, by_us(twin, a_batch(), 1.0)) if base_format != "FP8" else self.near(mine, twin)
+
+    @staticmethod
+    def near(mine, twin) -> None:
+        theirs = by_us(twin, a_batch(), 1.0)
+        assert mine[0] == pytest.approx(theirs[0], rel=0.01)
+        for name, value in theirs[1].items():
+            assert (mine[1][name] - value).norm() < 0.3 * value.norm(), name

@@ -359,3 +359,29 @@ def cross_entropy(
             gradient = tl.exp(values - log_total) - tl.where(columns == label, 1.0, 0.0)
             gradient *= factor
             tl.store(line + columns, gradient.to(logits.dtype.element_ty), mask=columns < width)
+
+
+@triton.jit
+def nf4_values(codes, values, scales, out, count, PAIRS: tl.constexpr, BLOCK: tl.constexpr):
+    """Two 4-bit codes of each byte become values, times the scale of their block."""
+    pairs = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    inside = pairs < count
+    both = tl.load(codes + pairs, mask=inside, other=0).to(tl.int32)
+    scale = tl.load(scales + pairs * 2 // BLOCK, mask=inside, other=0.0)
+    low = tl.load(values + (both & 15)) * scale
+    high = tl.load(values + (both >> 4)) * scale
+    joined = tl.reshape(tl.join(low, high), (2 * PAIRS,))
+    places = tl.program_id(0).to(tl.int64) * 2 * PAIRS + tl.arange(0, 2 * PAIRS)
+    tl.store(out + places, joined.to(out.dtype.element_ty), mask=places < 2 * count)
+
+
+@triton.jit
+def fp8_rows(x, out, scales, width, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """One row in fp8, its largest value scaled to the largest of fp8."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(values), 0) / LARGEST, 1e-30)
+    tl.store(scales + row, scale)
+    tl.store(out + row * width + columns, (values / scale).to(out.dtype.element_ty), mask=inside)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from herdsman.api.v1alpha1.recipes import Recompute
+from herdsman.api.v1alpha1.recipes import BaseFormat, Recompute
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.fused import plain_ops
 from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, Block, O, Pass
 from herdsman_trainer.fused.dropout import threshold_of
-from herdsman_trainer.fused.frozen import Dense, Frozen
+from herdsman_trainer.fused.frozen import FORMATS, Frozen
 from herdsman_trainer.fused.gradients import Gradient
 from herdsman_trainer.fused.head import Head, aligned_rows
 from herdsman_trainer.fused.lora import Group, LoraGroup, LoraStore, Part
@@ -45,7 +45,13 @@ class FusedModel:
     """Computes with the matrices of `model`, which stays usable: its frozen weights become parts of larger ones."""
 
     def __init__(
-        self, model: TrainedModel, *, dtype: torch.dtype, seed: int, recompute: Recompute = "None"
+        self,
+        model: TrainedModel,
+        *,
+        dtype: torch.dtype,
+        seed: int,
+        recompute: Recompute = "None",
+        base_format: BaseFormat = "Native",
     ) -> None:
         base = model.base
         self._base = base
@@ -70,7 +76,7 @@ class FusedModel:
         made = iter(self._store.groups)
         lora = [next(made) if group.parts else None for group in groups]
         self._blocks = [
-            _block(base, layer, lora[layer * len(SITES) : (layer + 1) * len(SITES)], dtype, ops)
+            _block(base, layer, lora[layer * len(SITES) : (layer + 1) * len(SITES)], dtype, base_format, ops)
             for layer in _layers(base)
         ]
         head = base.lm_head.weight
@@ -175,11 +181,17 @@ def _group(base: LlamaForCausalLM, layer: int, site: int, targets: Sequence[str]
 
 
 def _block(
-    base: LlamaForCausalLM, layer: int, lora: Sequence[LoraGroup | None], dtype: torch.dtype, ops: ModuleType
+    base: LlamaForCausalLM,
+    layer: int,
+    lora: Sequence[LoraGroup | None],
+    dtype: torch.dtype,
+    base_format: BaseFormat,
+    ops: ModuleType,
 ) -> Block:
     config = base.config
     module = base.model.layers[layer]
-    weights = tuple(_frozen([_linear(base, layer, name) for name in SITES[site]]) for site in SITES)
+    device = base.model.embed_tokens.weight.device
+    weights = tuple(_frozen([_linear(base, layer, name) for name in SITES[site]], base_format, device) for site in SITES)
     return Block(
         layer=layer,
         heads=config.num_attention_heads,
@@ -193,14 +205,19 @@ def _block(
     )
 
 
-def _frozen(linears: Sequence[Any]) -> Frozen:
-    """Return the matrices under each other as one; the modules' own weights become views of it."""
-    if len(linears) == 1:
-        return Dense(linears[0].weight.detach())
-    whole = torch.cat([linear.weight.detach() for linear in linears])
+def _frozen(linears: Sequence[Any], base_format: BaseFormat, device: torch.device) -> Frozen:
+    """Return the matrices under each other as one.
+
+    The modules' own weights become views of it; in a format of fewer bits they are left without values, for the whole
+    would be there twice.
+    """
+    whole = torch.cat([linear.weight.detach() for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
     start = 0
     for linear in linears:
         stop = start + linear.weight.shape[0]
-        linear.weight.data = whole[start:stop]
+        if base_format == "Native":
+            linear.weight.data = whole[start:stop]
+        else:
+            linear.weight = torch.nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
         start = stop
-    return Dense(whole)
+    return FORMATS[base_format](whole.to(device))

@@ -11,6 +11,7 @@ import triton
 
 from herdsman_trainer.fused import kernels
 from herdsman_trainer.fused.dropout import Dropout
+from herdsman_trainer.fused.frozen import FP8, FP8_LARGEST, NF4_BLOCK
 from herdsman_trainer.fused.lora import LoraGroup
 from herdsman_trainer.fused.plain_ops import Norm
 
@@ -185,6 +186,24 @@ def cross_entropy_(
         GRADIENT=scale is not None, BLOCK=min(8192, _power(width)), num_warps=16,
     )  # fmt: skip
     return losses
+
+
+def nf4_values(codes: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what NF4 codes stand for, in one dimension."""
+    out = torch.empty(2 * len(codes), dtype=dtype, device=codes.device)
+    kernels.nf4_values[(triton.cdiv(len(codes), 1024),)](
+        codes, values, scales, out, len(codes), PAIRS=1024, BLOCK=NF4_BLOCK
+    )
+    return out
+
+
+def fp8_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows in fp8 and their scales."""
+    rows, width = x.shape
+    out = torch.empty(x.shape, dtype=FP8, device=x.device)
+    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    kernels.fp8_rows[(rows,)](x, out, scales, width, LARGEST=FP8_LARGEST, BLOCK=_power(width), num_warps=16)
+    return out, scales
 
 
 def _thin(x: torch.Tensor, a: torch.Tensor, scale: float, dropout: Dropout | None) -> torch.Tensor:

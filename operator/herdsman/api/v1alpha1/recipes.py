@@ -9,6 +9,7 @@ from herdsman.api.meta import ApiModel
 Preset = Literal["chinese-llama-v1", "chinese-llama-v2", "llama-3-chinese-v3"]
 Stage = Literal["EmbeddingsOnly", "LoRA", "Full"]
 Recompute = Literal["None", "Selective", "Full"]
+BaseFormat = Literal["Native", "Int8", "NF4", "FP8"]
 Precision = Literal["float32", "bf16", "fp16"]
 Template = Literal["alpaca", "llama-2", "llama-3", "chatml"]
 ModuleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)]
@@ -92,6 +93,9 @@ class TrainingRecipe(ApiModel):
     """Optimizer steps, instead of epochs."""
     precision: Precision | None = None
     """The type of the matrix products; trained weights and optimizer stay in float32."""
+    base_format: BaseFormat = "Native"
+    """How the frozen weights are kept: Native in 16 bits (or float32), Int8 and NF4 (4 bits, double quantisation) to save
+    memory; FP8 also multiplies in fp8, which is faster on GPUs that can and less exact. Not for stage Full."""
     recompute: Recompute | None = None
     """What is computed again in the backward pass to save memory: Full is gradient checkpointing, about a third slower;
     Selective gate and up alone, a seventh slower. The least that the memory allows, unless set."""
