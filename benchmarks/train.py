@@ -34,17 +34,17 @@ PRETRAIN = {"shape": "7b", "length": 512, "sequences": 8, "rank": 8}
 LLAMA3 = {"shape": "8b", "length": 1024, "sequences": 8, "rank": 64}
 SFT = {"shape": "7b", "length": 512, "sequences": 64, "rank": 8, "lengths": "alpaca"}
 CASES: dict[str, dict[str, Any]] = {
-    "7B, blocks of 512: published": {**PRETRAIN, "way": "published", "steps": 8},
-    "7B, blocks of 512: stock": {**PRETRAIN, "way": "stock", "steps": 12},
-    "7B, blocks of 512: compiled": {**PRETRAIN, "way": "compiled", "steps": 20},
-    "7B, blocks of 512: ours": {**PRETRAIN, "way": "ours", "steps": 40},
+    "7B, blocks of 512: published": {**PRETRAIN, "way": "published", "steps": 5},
+    "7B, blocks of 512: stock": {**PRETRAIN, "way": "stock", "steps": 6},
+    "7B, blocks of 512: compiled": {**PRETRAIN, "way": "compiled", "steps": 12},
+    "7B, blocks of 512: ours": {**PRETRAIN, "way": "ours", "steps": 30},
     "7B, blocks of 512: ours, recomputed": {**PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full"},
     "7B, blocks of 512: ours, four bits": {
         **PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full", "format": "NF4", "micro_tokens": 1024,
     },
     "7B, blocks of 512: ours, fp8": {**PRETRAIN, "way": "ours", "steps": 25, "format": "FP8"},
     "7B, blocks of 512: accuracy": {**PRETRAIN, "way": "accuracy"},
-    "8B, blocks of 1024: published": {**LLAMA3, "way": "published", "steps": 5, "half": "bf16", "checkpointing": False},
+    "8B, blocks of 1024: published": {**LLAMA3, "way": "published", "steps": 3, "half": "bf16", "checkpointing": False},
     "8B, blocks of 1024: ours": {**LLAMA3, "way": "ours", "steps": 20},
     "7B, instructions: published": {**SFT, "way": "published", "steps": 1, "warm": 1},
     "7B, instructions: stock, packed": {**SFT, "way": "stock", "steps": 8, "packed": True},
