@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "7B, blocks of 512: ours": {**PRETRAIN, "way": "ours", "steps": 30},
     "7B, blocks of 512: ours, recomputed": {**PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full"},
     "7B, blocks of 512: ours, four bits": {
-        **PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full", "format": "NF4", "micro_tokens": 1024,
+        **PRETRAIN, "way": "ours", "steps": 15, "recompute": "Full", "format": "NF4", "micro_tokens": 2048,
     },
     "7B, blocks of 512: ours, fp8": {**PRETRAIN, "way": "ours", "steps": 25, "format": "FP8"},
     "7B, blocks of 512: accuracy": {**PRETRAIN, "way": "accuracy"},

@@ -24,8 +24,8 @@ FEW_RANKS = 16
 BLOCKS: dict[str, dict[str, int]] = {
     "thin": {"BT": 64, "BK": 64, "STEPS": 8, "num_warps": 8},
     "down_backward": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
-    "up_backward": {"BT": 32, "BX": 128, "SPLIT": 8, "num_warps": 4},
-    "widen": {"BT": 32, "BK": 128, "num_warps": 4},
+    "up_backward": {"BT": 64, "BX": 128, "SPLIT": 8, "num_warps": 8},
+    "widen": {"BT": 16, "BK": 256, "num_warps": 4},
     "qkv_up_rotate": {"BT": 64, "HEADS": 2, "num_warps": 4},
     "qkv_rotate_backward": {"BT": 16, "HEADS": 2, "num_warps": 4},
     "swiglu": {"BT": 16, "BK": 128, "num_warps": 4},
