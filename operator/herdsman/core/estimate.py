@@ -21,6 +21,7 @@ fp16, micro-batch 1, gradient checkpointing 22.4 GB (the formula: 22.4); bf16, m
 
 from dataclasses import dataclass
 
+from herdsman.api.flops import peak_flops, training_flops
 from herdsman.api.v1alpha1.compute import Compute
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
 from herdsman.api.v1alpha1.status import Estimate
@@ -31,8 +32,6 @@ ALLOCATOR = 1.05
 LOGIT_BYTES = 14
 CHECKPOINT_BYTES = 12
 """A trained parameter in a checkpoint: itself and two moments, in float32."""
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-"""Dense 16-bit peak by a part of the node label nvidia.com/gpu.product."""
 UTILISATION = 0.35
 """The share of the peak that is assumed for the hours."""
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -92,7 +91,7 @@ class TrainingLoad:
 def training(load: TrainingLoad) -> Sketch:
     """Return what a training needs; disk without the token cache, whose size only the data tells."""
     checkpoint = load.trained_parameters * CHECKPOINT_BYTES
-    kept = (load.recipe.checkpoints.keep_last or 1) + 1
+    kept = (load.recipe.checkpoints.keep_last or 1) + load.recipe.checkpoints.best + 1
     result = load.shape.parameters * (2 if load.half else 4) if load.stage == "Full" else load.trained_parameters * 4
     return Sketch(
         Estimate(
@@ -153,19 +152,22 @@ def serving(shape: Shape, compute: Compute, tokens: int) -> Sketch:
 
 
 def flops_per_token(load: TrainingLoad) -> float:
-    """Return the model's operations per trained token: 4 a frozen and 6 a trained parameter, and causal attention."""
+    """Return the model's operations per trained token."""
     shape = load.shape
     linear, head = shape.linear_parameters, shape.embedding_parameters
-    frozen_factor = 6 if load.stage == "Full" else 4
-    head_factor = 6 if load.stage == "Full" or "lm_head" in (load.recipe.lora.train_fully or []) else 4
-    attention = 6 * load.length * shape.hidden * shape.layers
-    return frozen_factor * linear + head_factor * head + 6 * load.lora_parameters + attention
+    full = load.stage == "Full"
+    trained_head = full or "lm_head" in (load.recipe.lora.train_fully or [])
+    frozen = (0 if full else linear) + (0 if trained_head else head)
+    trained = linear + head - frozen + load.lora_parameters
+    return training_flops(
+        frozen=frozen, trained=trained, length=load.length, width=shape.hidden, layers=shape.layers
+    )
 
 
 def _hours(load: TrainingLoad) -> float | None:
     """Hours at UTILISATION of the peak, where the steps and, by a node selector, the GPU's product are known."""
     product = load.compute.node_selector.get(PRODUCT_LABEL, "")
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in product), None)
+    peak = peak_flops(product)
     gpus = load.compute.nodes * load.compute.gpus_per_node
     if peak is None or load.recipe.max_steps is None or gpus == 0:
         return None
