@@ -22,6 +22,7 @@ from herdsman_trainer.optimisation import adamw, learning_rate, seed_dropout
 from herdsman_trainer.sequence_order import GlobalBatch
 from herdsman_trainer.tokenizers import load_tokenizer
 from herdsman_trainer.training_run import global_batch
+from herdsman_trainer.training_state import save_state
 from tiny import tiny_llama
 from training_rows import Rows
 
@@ -169,7 +170,7 @@ def test_an_engine_goes_on_bit_by_bit_from_what_it_saved(model_directory, tmp_pa
     first = lora_model(model_directory, dropout=0.2)
     engine = plain(first)
     advance(first, engine, range(3))
-    engine.save(tmp_path)
+    save_state(tmp_path, engine, writes=True)
     second = lora_model(model_directory, dropout=0.2)
     engine = plain(second)
     engine.load(tmp_path)

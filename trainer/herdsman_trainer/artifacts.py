@@ -5,7 +5,6 @@ A result is written to `artifact.tmp-<attempt>` beside its final place, made dur
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,8 +16,8 @@ from pydantic import ValidationError
 
 from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest, FileDigest, Input, RunConfig
 from herdsman.api.v1alpha1.status import Artifact, Metric
+from herdsman_trainer.durable import fsync
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
@@ -93,7 +92,7 @@ def publish_artifact(
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
         name = path.relative_to(draft).as_posix()
         files[name] = (known or {}).get(name) or digest_file(path)
-        _fsync(path)
+        fsync(path)
     final = Path(config.workspace.path) / ARTIFACT_DIRECTORY
     artifact = Artifact(
         kind=kind,
@@ -117,12 +116,12 @@ def publish_artifact(
         draft / MANIFEST_NAME, (manifest.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n").encode()
     )
     for directory in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
-        _fsync(directory)
+        fsync(directory)
     check_attempt(final.parent, config.attempt)
     if final.exists():  # damaged, or its owner would not have been working again; see published_artifact
         shutil.rmtree(final)
     draft.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     return artifact
 
 
@@ -232,12 +231,3 @@ def open_input(source: Input, depth: Depth = "Sizes", on_bytes: OnBytes = _unhea
         hint = "It was made anew in between: delete this resource and create it again."
         raise BadInput(message, reason="ArtifactMismatch", file=str(path), hint=hint)
     return path
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with HEART.handling(os.fstat(descriptor).st_size):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,17 +8,22 @@ otherwise the trained weights themselves are float32, as in the plain engine.
 import importlib.util
 import math
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from herdsman.api.job_config import FileDigest
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
-from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, evaluation_nll, overflow_streak
+from herdsman_trainer.engines import (
+    MIN_LOSS_SCALE,
+    SCALER_GROWTH_INTERVAL,
+    Update,
+    evaluation_logits,
+    evaluation_nll,
+    overflow_streak,
+)
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
@@ -31,8 +36,6 @@ from herdsman_trainer.training_state import (
     PARAMETER,
     UPDATES,
     StateReader,
-    state_bytes,
-    write_state,
 )
 
 BUCKET_ELEMENTS = 100_000_000
@@ -70,12 +73,12 @@ class DeepSpeedEngine:
         accumulation: int,
     ) -> None:
         self._trained = model.trained
-        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self.shapes = {name: item.shape for name, item in model.trained.items()}
         self._processes = processes
         self._dtype = dtype
         self._stage = settings.zero_stage
         self.skips_overflows = dtype == torch.float16
-        bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self._shapes.values()))
+        bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self.shapes.values()))
         configuration = zero_config(settings, dtype, max_grad_norm, micro_sequences, accumulation, bucket)
         module = model.module if dtype == torch.float16 else Autocast(model.module, processes.device.type, dtype)
         self._engine: Any = _deepspeed().initialize(
@@ -108,18 +111,32 @@ class DeepSpeedEngine:
         """Return the loss of every target without gradients or dropout."""
         return evaluation_nll(self._engine, batch, self._processes.device, self._dtype)
 
-    def state_bytes(self) -> int:
-        """Return the size of the gathered state."""
-        return state_bytes(self._shapes)
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position without gradients or dropout."""
+        return evaluation_logits(self._engine, input_ids, attention_mask, self._processes.device, self._dtype)
 
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Gather the state and write it from rank 0."""
+    def scalars(self) -> dict[str, float]:
+        """Return the number of updates, and the loss scaling of fp16."""
         scalars = {UPDATES: float(self._updates())}
         if self.skips_overflows:
             scaler = self._engine.optimizer.loss_scaler
             tracker = scaler.cur_iter - scaler.last_overflow_iter - 1
             scalars |= {LOSS_SCALE: float(scaler.cur_scale), GROWTH_TRACKER: float(tracker)}
-        return write_state(directory, self._shapes, self._gather, scalars, writes=self._processes.is_first)
+        return scalars
+
+    def gather(self, entry: str, name: str) -> torch.Tensor:
+        """Put a parameter or its moment together from the shards."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self._trained[name]
+        if entry == PARAMETER:
+            whole = safe_get_full_fp32_param(parameter)
+        elif self._updates() == 0:
+            return torch.zeros(self.shapes[name])
+        else:
+            whole = safe_get_full_optimizer_state(parameter, entry)
+        result: torch.Tensor = whole.view(self.shapes[name])
+        return result
 
     def load(self, directory: Path) -> None:
         """Give every rank its part of the whole tensors."""
@@ -127,7 +144,9 @@ class DeepSpeedEngine:
         zero = self._engine.optimizer
         updates = torch.tensor(state.scalar(UPDATES))
         for partition in self._partitions():
-            moments = {entry: torch.zeros_like(partition) for entry in MOMENTS}
+            # Moments that are there stay the tensors they are: DeepSpeed keeps views of them once a run has begun.
+            known = zero.optimizer.state.get(partition, {})
+            moments = {entry: known.get(entry, torch.zeros_like(partition)) for entry in MOMENTS}
             zero.optimizer.state[partition] = {"step": updates.clone(), **moments}
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
@@ -144,7 +163,7 @@ class DeepSpeedEngine:
         """Gather the trained parameters; rank 0 gets them."""
         values = {}
         for name in self._trained:
-            whole = self._gather(PARAMETER, name).to("cpu")
+            whole = self.gather(PARAMETER, name).to("cpu")
             HEART.beat()
             if self._processes.is_first:
                 values[name] = whole
@@ -159,19 +178,6 @@ class DeepSpeedEngine:
     def _updates(self) -> float:
         state = self._engine.optimizer.optimizer.state.get(self._partitions()[0], {})
         return float(state.get("step", 0.0))
-
-    def _gather(self, entry: str, name: str) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        parameter = self._trained[name]
-        if entry == PARAMETER:
-            whole = safe_get_full_fp32_param(parameter)
-        elif self._updates() == 0:
-            return torch.zeros(self._shapes[name])
-        else:
-            whole = safe_get_full_optimizer_state(parameter, entry)
-        result: torch.Tensor = whole.view(self._shapes[name])
-        return result
 
     def _spread(self, parameter: torch.nn.Parameter, whole: torch.Tensor, entry: str) -> None:
         """Put this rank's part of a whole tensor into its shard, and new weights into the working copy too."""

@@ -1,14 +1,12 @@
 """What turns micro-batches into updates: the plain engine, and the interface DeepSpeed's shares with it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from herdsman.api.job_config import FileDigest
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Diverged
@@ -23,8 +21,7 @@ from herdsman_trainer.training_state import (
     PARAMETER,
     UPDATES,
     StateReader,
-    state_bytes,
-    write_state,
+    StateSource,
 )
 
 MIN_LOSS_SCALE = 1.0
@@ -43,7 +40,7 @@ class Update:
     """False where the gradient was not finite and the weights were left as they are."""
 
 
-class Engine(Protocol):
+class Engine(StateSource, Protocol):
     """Computes gradients and applies them; every rank calls every method, in the same order."""
 
     skips_overflows: bool
@@ -61,16 +58,12 @@ class Engine(Protocol):
         """Return the loss of every target without gradients or dropout."""
         ...
 
-    def state_bytes(self) -> int:
-        """Return about how many bytes `save` writes over all ranks."""
-        ...
-
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Write parameters and optimizer state; returns the digests that were taken on the way."""
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position, (rows, length, vocabulary or more), without gradients or dropout."""
         ...
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote."""
+        """Read the state from a checkpoint's file, whichever engine it is of, and give every rank its part."""
         ...
 
     def values(self) -> dict[str, torch.Tensor]:
@@ -98,7 +91,7 @@ class PlainEngine:
         self._dtype = dtype
         self._max_grad_norm = max_grad_norm
         self._parameters = list(model.trained.values())
-        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self.shapes = {name: item.shape for name, item in model.trained.items()}
         self._optimizer = adamw(model.trained, weight_decay)
         self.skips_overflows = dtype == torch.float16
         self._scaler = torch.amp.GradScaler(
@@ -131,29 +124,26 @@ class PlainEngine:
         """Return the loss of every target without gradients or dropout."""
         return evaluation_nll(self._model.module, batch, self._processes.device, self._dtype)
 
-    def state_bytes(self) -> int:
-        """Return the size of the state."""
-        return state_bytes(self._shapes)
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position without gradients or dropout."""
+        return evaluation_logits(self._model.module, input_ids, attention_mask, self._processes.device, self._dtype)
 
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Write the state, the same on every rank, from rank 0."""
-        if not self._processes.is_first:
-            return {}
+    def scalars(self) -> dict[str, float]:
+        """Return the number of updates, and the loss scaling of fp16."""
         states = self._optimizer.state
         updates = max((float(state["step"]) for state in states.values() if "step" in state), default=0.0)
-        scalars = {UPDATES: updates}
-        if self._scaler.is_enabled():
-            scaler = self._scaler.state_dict()
-            scalars |= {LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
+        if not self._scaler.is_enabled():
+            return {UPDATES: updates}
+        scaler = self._scaler.state_dict()
+        return {UPDATES: updates, LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
 
-        def tensor(entry: str, name: str) -> torch.Tensor:
-            parameter = self._model.trained[name]
-            if entry == PARAMETER:
-                return parameter
-            moment: torch.Tensor | None = states.get(parameter, {}).get(entry)
-            return torch.zeros(parameter.shape) if moment is None else moment
-
-        return write_state(directory, self._shapes, tensor, scalars, writes=True)
+    def gather(self, entry: str, name: str) -> torch.Tensor:
+        """Return a parameter or its moment, which every rank has; zeros for one that has no moment yet."""
+        parameter = self._model.trained[name]
+        if entry == PARAMETER:
+            return parameter
+        moment: torch.Tensor | None = self._optimizer.state.get(parameter, {}).get(entry)
+        return torch.zeros(parameter.shape) if moment is None else moment
 
     def load(self, directory: Path) -> None:
         """Read the state; every rank reads the same file."""
@@ -185,6 +175,25 @@ def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, 
     try:
         with torch.no_grad():
             return token_nll(module, batch, device, dtype)
+    finally:
+        module.train(training)
+
+
+def evaluation_logits(
+    module: torch.nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return the logits of every position without gradients or dropout; the module's mode is restored."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            given = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+            logits: torch.Tensor = module(**given, use_cache=False).logits
+            return logits
     finally:
         module.train(training)
 

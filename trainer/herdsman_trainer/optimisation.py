@@ -19,7 +19,7 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) 
     It rises linearly from zero over ceil(warmupRatio · total) steps, but never over the last step; cosine
     (Loshchilov & Hutter 2017, half a period) and linear fall to zero at `total_steps`.
     """
-    warmup = min(math.ceil((schedule.warmup_ratio or 0.0) * total_steps), total_steps - 1)
+    warmup = warmup_steps(total_steps, schedule)
     if step < warmup:
         return peak * step / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
@@ -28,6 +28,11 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) 
     if schedule.kind == "linear":
         return peak * (1.0 - progress)
     return peak
+
+
+def warmup_steps(total_steps: int, schedule: Schedule) -> int:
+    """Return the steps in which the learning rate rises."""
+    return min(math.ceil((schedule.warmup_ratio or 0.0) * total_steps), total_steps - 1)
 
 
 def adamw(trained: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:

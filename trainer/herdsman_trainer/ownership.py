@@ -11,6 +11,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from herdsman.api.job_config import Owner, RunConfig
+from herdsman_trainer.durable import make_directory
 from herdsman_trainer.errors import BadInput, Interrupted
 
 OWNER_FILE = ".owner.json"
@@ -26,7 +27,7 @@ def claim_workspace(config: RunConfig) -> Path:
     workspace = Path(config.workspace.path)
     if not (workspace.parent.resolve() / workspace.name).is_relative_to(Path(config.workspace.root).resolve()):
         raise BadInput("The workspace lies outside its volume.", file=str(workspace), hint="Use a path without links.")
-    workspace.mkdir(parents=True, exist_ok=True)
+    make_directory(workspace)
     path = workspace / OWNER_FILE
     if not _create(path, config.owner.model_dump_json(by_alias=True).encode()):
         _check_owner(path, config.owner)

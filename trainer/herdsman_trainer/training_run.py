@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,28 +12,44 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaForCausalLM
 
+from herdsman.api.job_config import HELD_OUT_LOSS
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.batches import Sequences, TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
 from herdsman_trainer.deepspeed_engine import DeepSpeedEngine
 from herdsman_trainer.distributed import Processes
-from herdsman_trainer.engines import Engine, PlainEngine, evaluation_nll
+from herdsman_trainer.engines import Engine, PlainEngine, evaluation_logits, evaluation_nll
+from herdsman_trainer.errors import BadInput
 from herdsman_trainer.evaluation import HeldOut, evaluate
 from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.models import compute_dtype, parameter_counts, use_gradient_checkpointing
 from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.run_start import begin_records
+from herdsman_trainer.samples import Sampler
 from herdsman_trainer.sequence_order import GlobalBatch, largest_micro_batch, total_steps
 from herdsman_trainer.tokenizers import TextTokenizer
+from herdsman_trainer.trackers import check_libraries
 from herdsman_trainer.trained_artifact import publish_trained
-from herdsman_trainer.training import State, Trainer
+from herdsman_trainer.training import Between, State, Trainer
 from herdsman_trainer.training_inputs import TrainingInputs, TrainingJob, assemble, stage_of
+from herdsman_trainer.utilisation import Utilisation, peak_of
 
 CPU_MICRO_SEQUENCES = 8
 GPU_MICRO_TOKENS = 4096
 """Tokens a process computes at once unless recipe.batch.microSequences says otherwise."""
-NOT_MATHEMATICS = {"checkpoints", "evaluate_every_steps", "gradient_checkpointing", "deepspeed"}
+NOT_MATHEMATICS = {
+    "checkpoints",
+    "evaluate_every_steps",
+    "gradient_checkpointing",
+    "deepspeed",
+    "divergence",
+    "samples",
+}
 """Members of the recipe that may change between attempts: they decide how the result is reached and not what it is."""
+
+PUBLISHED_STEP = "published_step"
+"""The figure that says which step's weights became the artifact, where the best were asked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,12 +86,17 @@ def run_training(
     batch = global_batch(config, processes, data.length)
     steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
-    store = CheckpointStore(context.checkpoints_dir, processes, identity, recipe.checkpoints.keep_last or 1)
+    kept = recipe.checkpoints
+    store = CheckpointStore(context.checkpoints_dir, processes, identity, kept.keep_last or 1, kept.best)
+    check_libraries(config.report_to)
+    check_held_out(config, data)
     checkpoint = store.newest()
     be_deterministic(device, checkpoint)
 
     state = State()
     evaluation = Evaluation(data, batch.micro_sequences, processes, context)
+    held_out = data.held_out.sequences if data.held_out is not None else None
+    sampler = Sampler(config, tokenizer, held_out, processes, context.records.samples)
     done = checkpoint.manifest.step if checkpoint else 0
     context.report(activity="loading the model", step=done, total_steps=steps)
     model = assemble(
@@ -82,18 +104,27 @@ def run_training(
         inputs,
         tokenizer,
         device,
-        on_base=lambda base: None if checkpoint else evaluation.of_base(base, config, inputs, tokenizer, state),
+        on_base=lambda base: (
+            None if checkpoint else evaluation.of_base(base, config, inputs, tokenizer, state, sampler)
+        ),
     )
     if recipe.gradient_checkpointing:
         use_gradient_checkpointing(model.base)
     counts = parameter_counts(model.module)
     engine = make_engine(config, model, processes, batch)
+    utilisation = Utilisation(model.base.config, engine.shapes, peak_of(device, processes.world_size))
     if checkpoint is not None:
-        _resume(engine, state, checkpoint, context)
-    elif data.held_out is not None:
+        _resume(engine, state, checkpoint, processes, context)
+    begin_records(config, context, processes, state.step, context.resumed_from_step)
+    if checkpoint is None:
         state.notes |= evaluation.of_engine(engine, "_before")
+        sampler.take(engine.logits, 0, "before")
 
     stream = TrainingStream(data.train, batch, recipe.seed)
+    between = Between(
+        (lambda: evaluation.of_engine(engine)) if data.held_out is not None else None,
+        lambda step: sampler.take(engine.logits, step, "step"),
+    )
     trainer = Trainer(
         engine,
         stream,
@@ -102,16 +133,45 @@ def run_training(
         store=store,
         processes=processes,
         context=context,
-        evaluate=(lambda: evaluation.of_engine(engine)) if data.held_out is not None else None,
+        between=between,
+        utilisation=utilisation,
     )
     trainer.train(state)
-    after = evaluation.of_engine(engine, "_after") if data.held_out is not None else {}
+    after = evaluation.of_engine(engine, "_after")
+    if recipe.checkpoints.publish == "Best":
+        after = take_best(engine, store, after, steps, evaluation)
+    sampler.take(engine.logits, int(after.get(PUBLISHED_STEP, steps)), "after")
 
     context.report(activity="writing the artifact")
     values = engine.values()
     figures = {"steps": steps, "trainable_parameters": counts[0], "parameters": counts[1], **data.figures}
     report = {**figures, **state.notes, **after}
     return processes.on_first(lambda: publish_trained(config, context, inputs, tokenizer, model, values, report))
+
+
+def take_best(
+    engine: Engine, store: CheckpointStore, last: dict[str, float], steps: int, evaluation: "Evaluation"
+) -> dict[str, float]:
+    """Bring back the evaluated checkpoint with the least held-out loss, unless the last step's is less still.
+
+    Returns the figures of the weights that the engine then has, and which step they are of.
+    """
+    best = store.best()
+    loss = last.get(f"{HELD_OUT_LOSS}_after", math.inf)
+    if best is None or best.manifest.step == steps or best.manifest.notes[HELD_OUT_LOSS] >= loss:
+        return {**last, PUBLISHED_STEP: steps}
+    engine.load(best.directory)
+    figures = evaluation.of_engine(engine, "_after")
+    return {**figures, PUBLISHED_STEP: best.manifest.step, f"{HELD_OUT_LOSS}_last": loss}
+
+
+def check_held_out(config: TrainingJob, data: TrainingData) -> None:
+    """Raise BadInput where checkpoints are to be compared and nothing is held out to compare them by."""
+    if config.recipe.checkpoints.best and data.held_out is None:
+        raise BadInput(
+            "recipe.checkpoints asks for the best checkpoint, and no part of the data is held out to compare them by.",
+            hint="Set recipe.heldOutFraction above 0, add data, or leave keepBest and publish out.",
+        )
 
 
 class Evaluation:
@@ -140,8 +200,9 @@ class Evaluation:
         inputs: TrainingInputs,
         tokenizer: TextTokenizer,
         state: State,
+        sampler: Sampler,
     ) -> None:
-        """Note the figures of the unmodified model with its own tokenizer, where the vocabulary grows."""
+        """Note figures and samples of the unmodified model with its own tokenizer, where the vocabulary grows."""
         own = inputs.base_tokenizer
         grows = own is not None and own.vocab_size < tokenizer.vocab_size
         if own is None or not grows or self._data.base_held_out is None:
@@ -157,6 +218,7 @@ class Evaluation:
             self._context.should_stop,
         )
         state.notes |= loss.figures("_base")
+        sampler.take_unmodified(lambda ids, mask: evaluation_logits(base, ids, mask, device, dtype), own)
 
 
 def global_batch(config: TrainingJob, processes: Processes, length: int) -> GlobalBatch:
@@ -233,10 +295,12 @@ def _single_process_group(processes: Processes) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def _resume(engine: Engine, state: State, checkpoint: Checkpoint, context: RunContext) -> None:
+def _resume(engine: Engine, state: State, checkpoint: Checkpoint, processes: Processes, context: RunContext) -> None:
     engine.load(checkpoint.directory)
-    state.step = state.saved_step = checkpoint.manifest.step
-    state.notes = dict(checkpoint.manifest.notes)
+    state.resume(checkpoint)
     context.resumed_from_step = state.step
+    before, now = checkpoint.manifest.world_size, processes.world_size
+    if before != now and processes.is_first:
+        _log.info("The checkpoint was made by %d processes; its state is spread anew over %d.", before, now)
     passed_over = f"; not from {', '.join(checkpoint.passed_over)}" if checkpoint.passed_over else ""
     context.report(activity=f"resumed from step {state.step}{passed_over}", step=state.step)

@@ -1,8 +1,8 @@
 """What a training step costs in floating-point operations, and what GPUs can do at most.
 
 Per token, forward and backward: 6 a trained parameter of a matrix product, 4 a frozen one, whose own gradient is never
-computed, and three times the forward pass of causal attention, 2 x length x width x layers. What is only looked up, such
-as the embedding, costs nothing, and neither does what gradient checkpointing computes again: these are the model's
+computed, and three times the forward pass of causal attention, 2 x length x width x layers. What is only looked up,
+such as the embedding, costs nothing, and neither does what gradient checkpointing computes again: these are the model's
 operations, from which the model FLOPs utilisation (MFU) follows (Chowdhery et al. 2022, appendix B).
 """
 

@@ -159,9 +159,7 @@ def flops_per_token(load: TrainingLoad) -> float:
     trained_head = full or "lm_head" in (load.recipe.lora.train_fully or [])
     frozen = (0 if full else linear) + (0 if trained_head else head)
     trained = linear + head - frozen + load.lora_parameters
-    return training_flops(
-        frozen=frozen, trained=trained, length=load.length, width=shape.hidden, layers=shape.layers
-    )
+    return training_flops(frozen=frozen, trained=trained, length=load.length, width=shape.hidden, layers=shape.layers)
 
 
 def _hours(load: TrainingLoad) -> float | None:

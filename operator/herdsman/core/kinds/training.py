@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from herdsman.api.job_config import MLFLOW_CREDENTIAL_VARIABLES, MLFLOW_TOKEN_VARIABLE, WANDB_KEY_VARIABLE
-from herdsman.api.v1alpha1.compute import Compute
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
 from herdsman.api.v1alpha1.report_to import ReportTo
