@@ -78,6 +78,8 @@ class CheckpointFolder:
         BadInput: CheckpointLost where there are checkpoints and none verifies, so that a run never starts again at
         step 0 in silence; and where the newest belongs to another recipe or other inputs.
         """
+        if before is None:
+            self._remove_drafts()  # of attempts that were killed
         passed_over: list[tuple[Path, str]] = []
         for directory in self._directories():
             if before is not None and step_of(directory) >= before:

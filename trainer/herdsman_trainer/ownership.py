@@ -11,7 +11,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from herdsman.api.job_config import Owner, RunConfig
-from herdsman_trainer.durable import make_directory
+from herdsman_trainer.durable import fsync, make_directory
 from herdsman_trainer.errors import BadInput, Interrupted
 
 OWNER_FILE = ".owner.json"
@@ -61,9 +61,10 @@ def _attempts(workspace: Path) -> dict[int, Path]:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create the file with its content unless it exists; a crash leaves no half-written claim."""
+    """Create the file with its content unless it exists; neither a crash nor a power cut leaves half of a claim."""
     draft = path.with_name(f"{path.name}.{uuid4().hex}")
     draft.write_bytes(content)
+    fsync(draft)
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -74,8 +75,10 @@ def _create(path: Path, content: bytes) -> bool:
                 stream.write(content)
         except FileExistsError:
             return False
+        fsync(path)
     finally:
         draft.unlink()
+    fsync(path.parent)
     return True
 
 
