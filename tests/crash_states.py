@@ -63,9 +63,9 @@ class Recorder:
 
     def _relative(self, path, dir_fd=None) -> str | None:
         if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}")
+            path = Path(f"/proc/self/fd/{path}").readlink()
         elif dir_fd is not None:
-            path = Path(os.readlink(f"/proc/self/fd/{dir_fd}")) / path
+            path = Path(f"/proc/self/fd/{dir_fd}").readlink() / path
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else None
 

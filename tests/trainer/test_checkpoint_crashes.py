@@ -55,9 +55,7 @@ def trainer_of(root, engine, attempt=1, *, background=False, every=2, keep_best=
         return {"heldout_loss": float(engine.weights.abs().sum())}
 
     between = Between(evaluate if keep_best else None)
-    made = Trainer(
-        engine, STREAM, recipe, STEPS, store=store, processes=processes, context=context, between=between
-    )
+    made = Trainer(engine, STREAM, recipe, STEPS, store=store, processes=processes, context=context, between=between)
     return made, state, store
 
 

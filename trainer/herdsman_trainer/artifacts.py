@@ -14,7 +14,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest, FileDigest, Input, RunConfig
+from herdsman.api.job_config import (
+    MANIFEST_NAME,
+    REPORT_FILES,
+    REPORT_PAGE,
+    ArtifactManifest,
+    FileDigest,
+    Input,
+    RunConfig,
+)
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.durable import fsync
 from herdsman_trainer.errors import BadInput
@@ -80,13 +88,15 @@ def publish_artifact(
     inputs: Mapping[str, str] | None = None,
     report: Sequence[Metric] = (),
     known: Mapping[str, FileDigest] | None = None,
+    pages: Callable[[Artifact], Mapping[str, bytes]] | None = None,
     **contract: Any,
 ) -> Artifact:
     """Make the draft durable, describe it, and give it its name; returns the contract for the status.
 
     `inputs` are digests of what it was made from, by field of the spec. `known` are digests of files that were taken
-    while they were written, so that large files are not read again. `contract` are further fields of Artifact:
-    vocab_size, tokenizer_digest, base_digest, parents, dtype, prompt_template.
+    while they were written, so that large files are not read again. `pages` gives the files of REPORT_FILES, which are
+    no part of the digest. `contract` are further fields of Artifact: vocab_size, tokenizer_digest, base_digest,
+    parents, dtype, prompt_template.
     """
     files: dict[str, FileDigest] = {}
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
@@ -102,6 +112,10 @@ def publish_artifact(
         bytes=sum(file.bytes for file in files.values()),
         **contract,
     )
+    for name, content in (pages(artifact) if pages is not None else {}).items():
+        write_file(draft / name, content)
+        if name == REPORT_PAGE:
+            artifact = artifact.model_copy(update={"report": name})
     manifest = ArtifactManifest(
         artifact=artifact,
         files=files,
@@ -199,7 +213,7 @@ def verify_artifact(directory: Path, depth: Depth = "Sizes", on_bytes: OnBytes =
             message = f"SHA-256 is {found} and the manifest says {expected.sha256}."
             raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint=again)
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    strangers = present - {*manifest.files, MANIFEST_NAME}
+    strangers = present - {*manifest.files, MANIFEST_NAME, *REPORT_FILES}
     if strangers := {name for name in strangers if not PurePosixPath(name).name.startswith(".")}:
         hint = "Artifacts are never edited: move the file away, or copy the directory without its manifest."
         message = "The file is not part of the artifact it lies in."

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-WIDTH = 24
+WIDTH = 16
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 

@@ -179,10 +179,12 @@ class RunContext:
         inputs: Mapping[str, str] | None = None,
         report: Mapping[str, float | str] | None = None,
         known: Mapping[str, FileDigest] | None = None,
+        pages: Callable[[Artifact], Mapping[str, bytes]] | None = None,
     ) -> Artifact:
         """Make `source_dir` the run's artifact in one rename and return its contract.
 
-        `inputs` are digests of what it was made from, by field of the spec; `known` digests of files already taken.
+        `inputs` are digests of what it was made from, by field of the spec; `known` digests of files already taken;
+        `pages` makes the report, which is no part of the artifact's digest.
         """
         return publish_artifact(
             self.config,
@@ -191,6 +193,7 @@ class RunContext:
             inputs=inputs,
             report=[metric(name, value) for name, value in (report or {}).items()],
             known=known,
+            pages=pages,
             vocab_size=vocab_size,
             tokenizer_digest=tokenizer_digest,
             base_digest=base_digest,

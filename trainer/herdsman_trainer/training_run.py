@@ -146,7 +146,20 @@ def run_training(
     values = engine.values()
     figures = {"steps": steps, "trainable_parameters": counts[0], "parameters": counts[1], **data.figures}
     report = {**figures, **state.notes, **after}
-    return processes.on_first(lambda: publish_trained(config, context, inputs, tokenizer, model, values, report))
+    return processes.on_first(
+        lambda: publish_trained(
+            config,
+            context,
+            inputs,
+            tokenizer,
+            model,
+            values,
+            report,
+            data=data.figures,
+            data_key=data.key,
+            world_size=processes.world_size,
+        )
+    )
 
 
 def take_best(

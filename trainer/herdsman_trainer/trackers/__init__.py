@@ -87,15 +87,24 @@ class Trackers:
         if not self._openers:
             return
         self._done = done
-        try:
-            self._queue.put_nowait(None)
-        except queue.Full:
-            self._dropped += 1
+        while True:
+            try:
+                self._queue.put_nowait(None)
+                break
+            except queue.Full:  # the end has to fit in
+                self._dropped += self._drop_one()
         self._thread.join(seconds)
         HEART.beat()
         if self._thread.is_alive() or self._dropped:
             left = self._queue.qsize() + self._dropped
             _log.warning("The trackers were too slow: %d records have not reached all of them.", left)
+
+    def _drop_one(self) -> int:
+        try:
+            self._queue.get_nowait()
+        except queue.Empty:
+            return 0
+        return 1
 
     def _put(self, record: Callable[[Tracker], None]) -> None:
         if not self._openers:

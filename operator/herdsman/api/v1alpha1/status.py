@@ -91,7 +91,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     """The volume has no space left."""
     DIVERGED = "Diverged"
-    """The loss is not finite."""
+    """The loss is not finite, or ran away at the start."""
     INTERRUPTED = "Interrupted"
     """Stopped from outside after saving."""
     TEMPORARY = "Temporary"
