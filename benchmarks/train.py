@@ -89,7 +89,10 @@ def main() -> None:
 
 def record(path: Path, found: dict[str, Any], reached: dict[str, Any]) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    rows = [f"| {name} | {figure:.3g}{'' if met else ' (missed)'} | {bound:g} |" for name, (figure, bound, met) in reached.items()]
+    rows = [
+        f"| {name} | {figure:.3g}{'' if met else ' (missed)'} | {bound:g} |"
+        for name, (figure, bound, met) in reached.items()
+    ]
     path.write_text(
         "# Training\n\nWritten by `make bench-train`; what is measured, and how, says [train.py](train.py).\n\n"
         f"{datetime.now(UTC):%Y-%m-%d}, {device}, PyTorch {torch.__version__}.\n\n{table(found)}\n\n"

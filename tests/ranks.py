@@ -44,9 +44,11 @@ def wait_for(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def as_ranks(work: Callable[[], object], world_size: int = 2) -> list[int]:
+def as_ranks(work: Callable[[], object], world_size: int = 2, nodes: int = 1) -> list[int]:
     """Run `work` in `world_size` forked children with torchrun's environment; returns their exit codes by rank."""
     port = str(free_port())
     common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    children = [start_child(work, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(world_size)]
+    local = world_size // nodes
+    places = [{"RANK": str(r), "LOCAL_RANK": str(r % local), "GROUP_RANK": str(r // local)} for r in range(world_size)]
+    children = [start_child(work, **common, LOCAL_WORLD_SIZE=str(local), **place) for place in places]
     return [wait_for(pid) for pid in children]

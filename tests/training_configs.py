@@ -24,7 +24,6 @@ COMMON = {
     "learning_rate": 1e-2,
     "schedule": Schedule(kind="cosine", warmup_ratio=0.1),
     "precision": "float32",
-    "gradient_checkpointing": False,
     "checkpoints": Checkpoints(every_steps=2, keep_last=2),
     "held_out_fraction": 0.2,
     "seed": 7,

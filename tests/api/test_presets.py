@@ -31,7 +31,7 @@ PUBLISHED = {
     "maxLength": (None, 512, None, 512, None, 512),
     "checkpoints.everySteps": (200,) * 6,
     "checkpoints.keepLast": (3,) * 6,
-    "gradientCheckpointing": (True, True, True, True, False, False),
+    "recompute": (None,) * 6,
     "deepspeed.zeroStage": (2, 2, 2, 2, 0, 0),
     "heldOutFraction": (0.001,) * 6,
     "addBos": (True, None, True, None, True, None),

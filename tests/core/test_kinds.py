@@ -97,13 +97,13 @@ def test_a_training_gets_every_field_of_its_recipe():
     assert recipe["learningRate"] == 2e-4
     assert recipe["lora"]["rank"] == 8
     assert recipe["blockSize"] == 512
-    assert {"batch", "schedule", "precision", "gradientCheckpointing", "deepspeed", "checkpoints"} <= recipe.keys()
-    assert recipe["batch"].keys() == {"globalSequences", "microSequences"}
+    assert {"batch", "schedule", "precision", "baseFormat", "deepspeed", "checkpoints"} <= recipe.keys()
+    assert recipe["batch"].keys() == {"globalSequences"}
 
 
 def test_on_gpus_the_presets_numbers_hold():
     read = config(checked(pretrain_job(compute={"gpusPerNode": 2})))
-    assert (read.device, read.recipe.precision, read.recipe.gradient_checkpointing) == ("cuda", "fp16", True)
+    assert (read.device, read.recipe.precision, read.recipe.recompute) == ("cuda", "fp16", None)
     assert read.deepspeed.zero_stage == 2
     assert read.launch.processes_per_node == 2
 
@@ -111,7 +111,7 @@ def test_on_gpus_the_presets_numbers_hold():
 @pytest.mark.parametrize("resource", [pretrain_job(), sft_job()], ids=["PretrainJob", "SFTJob"])
 def test_on_the_cpu_what_is_not_said_becomes_what_a_cpu_can_do(resource):
     read = config(resource)
-    assert (read.device, read.recipe.precision, read.recipe.gradient_checkpointing) == ("cpu", "float32", False)
+    assert (read.device, read.recipe.precision, read.recipe.recompute) == ("cpu", "float32", None)
     assert read.deepspeed is None
     assert read.recipe.deepspeed.zero_stage == 0
 
@@ -119,28 +119,18 @@ def test_on_the_cpu_what_is_not_said_becomes_what_a_cpu_can_do(resource):
 def test_on_the_cpu_what_is_said_is_kept():
     read = config(
         pretrain_job(
-            recipe={"precision": "bf16", "gradientCheckpointing": True, "deepspeed": {"zeroStage": 2}},
+            recipe={"precision": "bf16", "recompute": "Full", "deepspeed": {"zeroStage": 2}},
             compute={"processesPerNode": 2},
         )
     )
-    assert (read.recipe.precision, read.recipe.gradient_checkpointing, read.deepspeed.zero_stage) == ("bf16", True, 2)
+    assert (read.recipe.precision, read.recipe.recompute, read.deepspeed.zero_stage) == ("bf16", "Full", 2)
     assert read.launch.processes_per_node == 2
 
 
-@pytest.mark.parametrize(
-    ("spec", "micro"),
-    [
-        ({"compute": {"gpusPerNode": 8, "nodes": 2}}, 8),
-        ({"compute": {"gpusPerNode": 1}, "recipe": {"blockSize": 2048}}, 2),
-        ({"compute": {"gpusPerNode": 1}, "recipe": {"blockSize": 8192}}, 1),
-        ({"recipe": {"batch": {"globalSequences": 6}, "blockSize": 128}}, 6),
-        ({"recipe": {"batch": {"globalSequences": 7}, "blockSize": 256}}, 1),
-        ({"recipe": {"batch": {"globalSequences": 8, "microSequences": 2}}}, 2),
-    ],
-    ids=["eight at most", "by tokens", "one at least", "the whole share", "a divisor of the share", "as asked"],
-)
-def test_the_micro_batch_divides_a_processs_share(spec, micro):
-    assert config(pretrain_job(**spec)).recipe.batch.micro_sequences == micro
+def test_the_micro_batch_is_left_to_the_trainer_unless_it_is_given():
+    given = {"batch": {"globalSequences": 8, "microSequences": 2}}
+    assert config(pretrain_job(compute={"gpusPerNode": 8})).recipe.batch.micro_sequences is None
+    assert config(pretrain_job(recipe=given)).recipe.batch.micro_sequences == 2
 
 
 INVALID = [

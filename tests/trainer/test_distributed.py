@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import warnings
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import training_configs as build
+from herdsman.api.v1alpha1.divergence import Divergence
 from herdsman.api.v1alpha1.recipes import Batch, Checkpoints, DeepSpeed
 from herdsman_trainer.distributed import PeerFailed, Processes, connected
-from herdsman_trainer.errors import BadInput, Interrupted
+from herdsman_trainer.errors import BadInput, Interrupted, Temporary
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.steps import pretrain
 from herdsman_trainer.training import Trainer
@@ -148,13 +150,20 @@ def job(root, work, stop_after=None, attempt=1, **options):
     return run
 
 
-def assert_same_weights(root, work):
-    """Compare with the single process: at most TOLERANCE of the largest value of each matrix."""
+def assert_same_weights(root, work, other="one", *, modules=False):
+    """Compare with the single process: at most TOLERANCE of the largest value of each matrix.
+
+    ZeRO-3 computes with transformers' `modules`, whose sums have other orders throughout: where a gradient is next to
+    nothing Adam makes a whole step of its sign, so single values may be off by more and the matrices by next to nothing.
+    """
     mine = load_file(root / work / "artifact" / "adapter_model.safetensors")
-    theirs = load_file(root / "one" / "artifact" / "adapter_model.safetensors")
+    theirs = load_file(root / other / "artifact" / "adapter_model.safetensors")
     assert mine.keys() == theirs.keys()
     for name, expected in theirs.items():
-        assert (mine[name] - expected).abs().max() <= TOLERANCE * expected.abs().max(), name
+        difference = mine[name] - expected
+        if modules:
+            assert difference.norm() <= 1e-4 * expected.norm(), name
+        assert difference.abs().max() <= (2e-3 if modules else TOLERANCE) * expected.abs().max(), name
 
 
 def test_two_processes_reach_the_weights_of_one(home):
@@ -166,7 +175,7 @@ def test_two_processes_reach_the_weights_of_one(home):
 @pytest.mark.parametrize("settings", ["zero2", "zero3"])
 def test_zero_reaches_the_weights_of_one_process(zero_home, settings):
     assert as_ranks(job(zero_home, settings, deepspeed=ZERO[settings])) == [0, 0]
-    assert_same_weights(zero_home, settings)
+    assert_same_weights(zero_home, settings, modules=settings == "zero3")
 
 
 def test_two_processes_stop_together_and_one_goes_on(home):
@@ -177,11 +186,80 @@ def test_two_processes_stop_together_and_one_goes_on(home):
 
 
 @needs_deepspeed
-def test_a_checkpoint_of_zero_is_continued_with_and_without_it(zero_home):
-    assert as_ranks(job(zero_home, "zcut", stop_after=2, deepspeed=ZERO["zero2"])) == [0, 0]
-    assert as_ranks(job(zero_home, "zcut", stop_after=4, attempt=2, deepspeed=ZERO["zero1"])) == [0, 0]
-    assert in_child(job(zero_home, "zcut", attempt=3)) == 0
-    assert_same_weights(zero_home, "zcut")
+def test_any_number_of_processes_and_nodes_and_any_engine_continues_a_checkpoint_of_any_other(zero_home):
+    def cut(attempt, **options):
+        return job(zero_home, "chain", stop_after=attempt, attempt=attempt, **options)
+
+    assert in_child(cut(1)) == 0
+    assert as_ranks(cut(2, deepspeed=ZERO["zero3"])) == [0, 0]
+    assert as_ranks(cut(3, deepspeed=ZERO["zero2"]), nodes=2) == [0, 0]
+    assert as_ranks(cut(4), nodes=2) == [0, 0]
+    assert as_ranks(cut(5, deepspeed=ZERO["zero1"])) == [0, 0]
+    assert in_child(job(zero_home, "chain", attempt=6)) == 0
+    assert_same_weights(zero_home, "chain", modules=True)
+    attempts = [json.loads(line) for line in (zero_home / "chain" / "attempts.jsonl").read_text().splitlines()]
+    told = [(line["resumed_from_step"], line["processes"]) for line in attempts]
+    assert told == [(None, 1), (1, 2), (2, 2), (3, 2), (4, 2), (5, 1)]
+
+
+def poisoned(work, step, here):
+    """The job, with a loss that is not a number for one global batch, on the rank `here` or on all."""
+
+    def run():
+        from herdsman_trainer.fused import plain_ops
+
+        now, rank = [], int(os.environ.get("RANK", "0"))
+        original = Trainer._step
+        cross_entropy = plain_ops.cross_entropy_
+
+        def noting(self, state):
+            now[:] = [state.batch]
+            return original(self, state)
+
+        def bad(logits, *arguments):
+            losses = cross_entropy(logits, *arguments)
+            if now == [step] and here in (None, rank):
+                logits.fill_(float("nan"))
+                return losses * float("nan")
+            return losses
+
+        Trainer._step = noting
+        plain_ops.cross_entropy_ = bad
+        work()
+
+    return run
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("settings", ["zero2"])
+def test_zero_passes_over_a_step_and_goes_back_to_a_checkpoint_as_one_process_does(zero_home, settings):
+    policy = {
+        "divergence": Divergence(skip=0, rewinds=1),
+        "checkpoints": Checkpoints(every_steps=1, keep_last=4),
+    }
+    assert in_child(poisoned(job(zero_home, f"{settings}-one", **policy), 3, None)) == 0
+    several = job(zero_home, f"{settings}-two", deepspeed=ZERO[settings], **policy)
+    assert as_ranks(poisoned(several, 3, 1)) == [0, 0]  # one rank alone sees it
+    assert_same_weights(zero_home, f"{settings}-two", f"{settings}-one")
+    assert report(zero_home, f"{settings}-two")["batches_passed_over"] == "2"
+
+
+def report(root, work):
+    manifest = json.loads((root / work / "artifact" / "herdsman-artifact.json").read_text())
+    return {item["name"]: item["value"] for item in manifest["report"]}
+
+
+def test_what_the_writing_thread_of_rank_0_meets_ends_all_ranks(home):
+    work = job(home, "full", checkpoints=Checkpoints(every_steps=1, keep_last=1, background=True))
+
+    def run():
+        from herdsman_trainer import checkpoint_folder
+
+        checkpoint_folder.free_bytes = lambda _: 0
+        with pytest.raises(Temporary, match="no space left for a checkpoint"):
+            work()
+
+    assert as_ranks(run) == [0, 0]
 
 
 @needs_deepspeed

@@ -110,6 +110,7 @@ def test_prometheus_reads_the_gauges_in_the_format_it_asks_for(run, accept):
         "herdsman_train_learning_rate": 2e-4,
         "herdsman_train_step": 40.0,
         "herdsman_train_progress_ratio": 0.4,
+        "herdsman_train_remaining_seconds": 30.0,
         "herdsman_train_tokens_per_second": 1234.4,
         "herdsman_train_checkpoint_timestamp_seconds": SAVED_AT.timestamp(),
     }
@@ -123,7 +124,8 @@ def test_a_gauge_that_was_never_set_is_not_there_rather_than_nought():
 
 def test_the_gauges_that_an_operator_of_a_cluster_looks_for_have_names():
     wanted = {"progress_ratio", "loss", "tokens_per_second", "learning_rate", "gpu_memory_bytes"}
-    assert wanted | {"checkpoint_timestamp_seconds", "step", "grad_norm", "idle_seconds"} == set(GAUGES)
+    wanted |= {"checkpoint_timestamp_seconds", "step", "grad_norm", "idle_seconds", "remaining_seconds", "mfu"}
+    assert wanted | {"heldout_loss", "steps_not_finite", "rewinds"} == set(GAUGES)
 
 
 def test_progress_is_json_and_anything_else_is_not_found(run):

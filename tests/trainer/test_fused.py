@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from herdsman.api.v1alpha1.recipes import Lora
 from herdsman_trainer.batches import IGNORED, Batch, collate_rows
-from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, O
+from herdsman_trainer.fused.block import DOWN, GATE_UP, OUT, QKV
 from herdsman_trainer.fused.dropout import Dropout, site_hash, threshold_of, token_keys
 from herdsman_trainer.fused.frozen import FORMATS
-from herdsman_trainer.fused.model import SITES, FusedModel, why_not
+from herdsman_trainer.fused.model import SITES, FusedModel, place_dropout, why_not
 from herdsman_trainer.fused.packing import pack
 from herdsman_trainer.lora import TrainedModel, full_names, train_embeddings, train_lora
 from herdsman_trainer.objective import token_nll
@@ -87,27 +87,6 @@ def assert_alike(mine, theirs, bound=2e-5) -> None:
         assert (mine[1][name] - expected).norm() <= bound * expected.norm(), name
 
 
-class OurDropout(torch.nn.Module):
-    """Puts our masks into peft's layers: a padded batch, with the keys of its tokens."""
-
-    def __init__(self, batch: Batch, site: int, probability: float) -> None:
-        super().__init__()
-        width = batch.input_ids.shape[1]
-        keys = np.concatenate([token_keys(SEED, int(place), width) for place in batch.places])
-        self.dropout = Dropout(torch.from_numpy(keys), site, threshold_of(probability))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout.apply(x.flatten(0, 1)).view(x.shape)
-
-
-def with_our_masks(model: TrainedModel, batch: Batch, probability: float) -> None:
-    for layer, block in enumerate(model.base.model.layers):
-        for site, names in SITES.items():
-            for name in names:
-                module = block.get_submodule(name)
-                module.lora_dropout["default"] = OurDropout(batch, site_hash(layer, site), probability)
-
-
 SHAPES = {
     "all seven projections, embedding and head": {},
     "three projections": {"targets": ["q_proj", "v_proj", "gate_proj"]},
@@ -152,7 +131,7 @@ def test_dropout_is_peft_s_with_our_masks():
     model = trained(a_llama(), dropout=0.3)
     batch = a_batch()
     mine = by_us(model, batch, 1.0)
-    with_our_masks(model, batch, 0.3)
+    place_dropout(model, SEED).take(batch.places, batch.input_ids.shape[1], torch.device("cpu"))
     model.module.train()
 
     assert_alike(mine, by_autograd(model, batch, 1.0))
@@ -267,7 +246,7 @@ def test_full_training_is_left_to_autograd():
 class TestDropout:
     def test_the_share_and_the_mean_are_those_asked_for(self):
         keys = torch.from_numpy(np.concatenate([token_keys(1, place, 64) for place in range(64)]))
-        dropout = Dropout(keys, site_hash(5, O), threshold_of(0.05))
+        dropout = Dropout(keys, site_hash(5, OUT), threshold_of(0.05))
 
         kept = dropout.kept(1000).double()
 
@@ -282,7 +261,7 @@ class TestDropout:
             return Dropout(keys, site_hash(layer, site), threshold_of(0.5)).kept(256).double().flatten()
 
         first = mask()
-        others = [mask(seed=2), mask(place=1), mask(layer=1), mask(site=GATE_UP), mask(site=DOWN), mask(site=O)]
+        others = [mask(seed=2), mask(place=1), mask(layer=1), mask(site=GATE_UP), mask(site=DOWN), mask(site=OUT)]
         shifted = [first.view(256, 256).roll(shift, axis).flatten() for shift in (1, 2, 3) for axis in (0, 1)]
         for other in [*others, *shifted]:
             assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.02
@@ -294,7 +273,9 @@ class TestDropout:
 
 
 def test_packing_names_positions_targets_and_bounds():
-    batch = replace(collate_rows([(np.array([5, 6, 7]), 2), (np.array([8]), 1), (np.array([1, 2]), 1)], 0), places=np.arange(3))
+    batch = replace(
+        collate_rows([(np.array([5, 6, 7]), 2), (np.array([8]), 1), (np.array([1, 2]), 1)], 0), places=np.arange(3)
+    )
 
     packed = pack(batch, torch.device("cpu"))
 
@@ -306,9 +287,10 @@ def test_packing_names_positions_targets_and_bounds():
     assert packed.cells.tolist() == [1, 2 * 7]
 
 
-class TestFormats:
-    BOUNDS = {"Int8": 0.02, "NF4": 0.25, "FP8": 0.12}
+BOUNDS = {"Int8": 0.02, "NF4": 0.25, "FP8": 0.12}
 
+
+class TestFormats:
     @pytest.mark.parametrize("base_format", BOUNDS)
     def test_products_are_near_those_of_the_matrix(self, base_format):
         weight, x = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)), torch.randn(7, 64)
@@ -316,7 +298,7 @@ class TestFormats:
 
         forward, backward = frozen.forward(x), frozen.backward(x[:, :48].contiguous())
 
-        bound = self.BOUNDS[base_format]
+        bound = BOUNDS[base_format]
         assert (forward - x @ weight.t()).norm() < bound * (x @ weight.t()).norm()
         assert (backward - x[:, :48] @ weight).norm() < bound * (x[:, :48] @ weight).norm()
 

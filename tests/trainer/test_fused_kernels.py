@@ -174,5 +174,3 @@ def test_the_whole_model_with_kernels_is_the_whole_model_without(monkeypatch):
     assert found["triton"][0] == pytest.approx(found["plain"][0], rel=1e-6)
     for name, value in found["plain"][1].items():
         assert (found["triton"][1][name] - value).norm() <= 2e-5 * value.norm(), name
-
-

@@ -219,7 +219,7 @@ def test_last_words_come_before_the_last_progress_which_may_hang(termination, tm
     (tmp_path / "config.json").write_text(build.pretrain_config(tmp_path).model_dump_json(by_alias=True))
     monkeypatch.setattr(command, "run_step", lambda *_: 1 // 0)
     told = []
-    monkeypatch.setattr(run_context.RunContext, "close", lambda _: told.append(termination.exists()))
+    monkeypatch.setattr(run_context.RunContext, "close", lambda *_, **__: told.append(termination.exists()))
     assert command.main(["--config", str(tmp_path / "config.json")]) == 1
     assert told == [True]
 

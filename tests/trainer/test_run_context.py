@@ -5,8 +5,8 @@ import json
 import pytest
 
 from herdsman_trainer.errors import BadInput, Interrupted
-from herdsman_trainer.metrics import MetricsLog
 from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.run_records import RecordFile
 from run_configs import run_config
 
 
@@ -137,7 +137,7 @@ def test_what_was_published_is_found_by_a_later_attempt_of_the_same_resource(tmp
 
 
 def test_a_resumed_log_has_one_line_for_each_step(tmp_path):
-    log = MetricsLog(tmp_path)
+    log = RecordFile(tmp_path / "metrics.jsonl")
     log.drop_after(3)  # no file yet
     for step in range(1, 6):
         log.append({"step": step, "loss": float(step)})

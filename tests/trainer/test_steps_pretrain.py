@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from herdsman.api.job_config import LoRAMergeConfig
 from herdsman.api.v1alpha1.recipes import Lora
 from herdsman_trainer import __main__ as command
 from herdsman_trainer.artifacts import read_manifest
+from herdsman_trainer.checkpoint_saver import THREAD
 from herdsman_trainer.engines import PlainEngine
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.models import load_model, read_matrix
@@ -94,6 +96,9 @@ def signal_at(update, number):
 
         def disturbed(self, rate):
             if next(count) == update:
+                for thread in threading.enumerate():
+                    if thread.name == THREAD:  # which checkpoint there is shall not depend on its speed
+                        thread.join()
                 os.kill(os.getpid(), number)
             return original(self, rate)
 

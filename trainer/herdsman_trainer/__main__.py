@@ -173,7 +173,7 @@ def _say(message: TerminationMessage, context: "RunContext | None") -> None:
         except OSError as error:
             sys.stderr.write(f"The termination message was not written: {error}\n{message.to_bytes().decode()}\n")
     if context is not None:
-        context.close()
+        context.close(done=message.artifact is not None)
 
 
 def _stop_on_signals(context: "RunContext") -> None:

@@ -5,7 +5,6 @@ A result is written to `artifact.tmp-<attempt>` beside its final place, made dur
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,10 +14,18 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest, FileDigest, Input, RunConfig
+from herdsman.api.job_config import (
+    MANIFEST_NAME,
+    REPORT_FILES,
+    REPORT_PAGE,
+    ArtifactManifest,
+    FileDigest,
+    Input,
+    RunConfig,
+)
 from herdsman.api.v1alpha1.status import Artifact, Metric
+from herdsman_trainer.durable import fsync
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.weights.digests import digest_file
 from herdsman_trainer.weights.writing import write_file
@@ -81,19 +88,21 @@ def publish_artifact(
     inputs: Mapping[str, str] | None = None,
     report: Sequence[Metric] = (),
     known: Mapping[str, FileDigest] | None = None,
+    pages: Callable[[Artifact], Mapping[str, bytes]] | None = None,
     **contract: Any,
 ) -> Artifact:
     """Make the draft durable, describe it, and give it its name; returns the contract for the status.
 
     `inputs` are digests of what it was made from, by field of the spec. `known` are digests of files that were taken
-    while they were written, so that large files are not read again. `contract` are further fields of Artifact:
-    vocab_size, tokenizer_digest, base_digest, parents, dtype, prompt_template.
+    while they were written, so that large files are not read again. `pages` gives the files of REPORT_FILES, which are
+    no part of the digest. `contract` are further fields of Artifact: vocab_size, tokenizer_digest, base_digest,
+    parents, dtype, prompt_template.
     """
     files: dict[str, FileDigest] = {}
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
         name = path.relative_to(draft).as_posix()
         files[name] = (known or {}).get(name) or digest_file(path)
-        _fsync(path)
+        fsync(path)
     final = Path(config.workspace.path) / ARTIFACT_DIRECTORY
     artifact = Artifact(
         kind=kind,
@@ -103,6 +112,10 @@ def publish_artifact(
         bytes=sum(file.bytes for file in files.values()),
         **contract,
     )
+    for name, content in (pages(artifact) if pages is not None else {}).items():
+        write_file(draft / name, content)
+        if name == REPORT_PAGE:
+            artifact = artifact.model_copy(update={"report": name})
     manifest = ArtifactManifest(
         artifact=artifact,
         files=files,
@@ -117,12 +130,12 @@ def publish_artifact(
         draft / MANIFEST_NAME, (manifest.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n").encode()
     )
     for directory in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
-        _fsync(directory)
+        fsync(directory)
     check_attempt(final.parent, config.attempt)
     if final.exists():  # damaged, or its owner would not have been working again; see published_artifact
         shutil.rmtree(final)
     draft.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     return artifact
 
 
@@ -200,7 +213,7 @@ def verify_artifact(directory: Path, depth: Depth = "Sizes", on_bytes: OnBytes =
             message = f"SHA-256 is {found} and the manifest says {expected.sha256}."
             raise BadInput(message, reason="ChecksumMismatch", file=str(path), hint=again)
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    strangers = present - {*manifest.files, MANIFEST_NAME}
+    strangers = present - {*manifest.files, MANIFEST_NAME, *REPORT_FILES}
     if strangers := {name for name in strangers if not PurePosixPath(name).name.startswith(".")}:
         hint = "Artifacts are never edited: move the file away, or copy the directory without its manifest."
         message = "The file is not part of the artifact it lies in."
@@ -232,12 +245,3 @@ def open_input(source: Input, depth: Depth = "Sizes", on_bytes: OnBytes = _unhea
         hint = "It was made anew in between: delete this resource and create it again."
         raise BadInput(message, reason="ArtifactMismatch", file=str(path), hint=hint)
     return path
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with HEART.handling(os.fstat(descriptor).st_size):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

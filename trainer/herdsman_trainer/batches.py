@@ -96,10 +96,18 @@ class TrainingStream:
         self.micro_tokens = micro_tokens
         self._order = SequenceOrder(seed, len(sequences))
 
-    def micro_batches(self, step: int, rank: int = 0) -> Iterator[Batch]:
-        """Yield the micro-batches of `rank` in `step` (from 0: the number of steps completed before)."""
+    def micro_batches(self, step: int, rank: int = 0) -> Iterator[Batch | None]:
+        """Yield the micro-batches of `rank` in `step` (from 0: the number of steps completed before).
+
+        Every rank gets equally many, the last ones None where another rank has more.
+        """
         for places in self._cut(step, rank):
-            yield replace(self.sequences.collate(self._order.at(places)), places=places)
+            yield replace(self.sequences.collate(self._order.at(places)), places=places) if len(places) else None
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest sequence."""
+        return int(self.sequences.lengths_of(np.arange(len(self.sequences))).max())
 
     def targets(self, step: int) -> int:
         """Return the targets in the whole global batch, by which the summed loss of all ranks is divided."""
@@ -114,12 +122,14 @@ class TrainingStream:
             return self.batch.positions(step, rank)
         places = self._places(step)
         lengths = self.sequences.lengths_of(self._order.at(places))
-        mine = shared_evenly(lengths, self.batch.world_size)[rank]
-        return [places[mine[part]] for part in filled(lengths[mine], self.micro_tokens)]
+        shares = shared_evenly(lengths, self.batch.world_size)
+        cuts = [[share[part] for part in filled(lengths[share], self.micro_tokens)] for share in shares]
+        none = np.empty(0, np.int64)
+        return [places[part] for part in (*cuts[rank], *[none] * (max(map(len, cuts)) - len(cuts[rank])))]
 
 
 def shared_evenly(lengths: npt.NDArray[np.int64], ranks: int) -> list[Indices]:
-    """Return which sequences each rank gets: the longest first, each to the rank with the fewest tokens (Graham 1969)."""
+    """Return each rank's sequences: the longest first, each to the rank with the fewest tokens yet (Graham 1969)."""
     if ranks == 1:
         return [np.arange(len(lengths))]
     shares: list[list[int]] = [[] for _ in range(ranks)]

@@ -8,13 +8,12 @@ otherwise the trained weights themselves are float32, as in the plain engine.
 import importlib.util
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from herdsman.api.job_config import FileDigest
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
@@ -22,7 +21,7 @@ from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Upd
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
-from herdsman_trainer.objective import AutogradObjective, Objective, evaluation_nll, token_nll
+from herdsman_trainer.objective import AutogradObjective, Objective, evaluation_logits, evaluation_nll, token_nll
 from herdsman_trainer.optimisation import adamw, set_learning_rate
 from herdsman_trainer.training_state import (
     GROWTH_TRACKER,
@@ -31,8 +30,6 @@ from herdsman_trainer.training_state import (
     PARAMETER,
     UPDATES,
     StateReader,
-    state_bytes,
-    write_state,
 )
 
 BUCKET_ELEMENTS = 100_000_000
@@ -77,7 +74,7 @@ class _HandedOut(torch.autograd.Function):
         context: Any, objective: Objective, batch: Batch, scale: float, *trained: torch.nn.Parameter
     ) -> torch.Tensor:
         total = objective.accumulate(batch, scale)
-        context.gradients = [each.grad for each in trained]
+        context.gradients = [None if each.grad is None else each.grad.contiguous() for each in trained]
         for each in trained:
             each.grad = None
         return total
@@ -106,12 +103,12 @@ class DeepSpeedEngine:
     ) -> None:
         self._trained = model.trained
         self._objective = objective
-        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self.shapes = {name: item.shape for name, item in model.trained.items()}
         self._processes = processes
         self._dtype = dtype
         self._stage = settings.zero_stage
         self.skips_overflows = dtype == torch.float16
-        bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self._shapes.values()))
+        bucket = min(BUCKET_ELEMENTS, sum(shape.numel() for shape in self.shapes.values()))
         configuration = zero_config(settings, dtype, max_grad_norm, micro_sequences, accumulation, bucket)
         module: torch.nn.Module
         if isinstance(objective, AutogradObjective):
@@ -128,7 +125,7 @@ class DeepSpeedEngine:
         """Add the gradient of one micro-batch; DeepSpeed takes the mean over the ranks, so the loss is scaled up."""
         scale = self._processes.world_size / targets
         if isinstance(self._objective, AutogradObjective):
-            self._objective.seed_dropout(batch)
+            self._objective.place(batch)
             total = token_nll(self._engine, batch, self._processes.device, self._dtype).sum()
             self._engine.backward(total * scale, scale_wrt_gas=False)
         else:
@@ -152,24 +149,44 @@ class DeepSpeedEngine:
             raise overflow_streak()
         return Update(norm, applied)
 
+    def forget(self) -> None:
+        """Forget the gradients."""
+        self._engine.zero_grad()
+
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
         if isinstance(self._objective, AutogradObjective):
             return evaluation_nll(self._engine, batch, self._processes.device, self._dtype)
         return self._objective.token_nll(batch)
 
-    def state_bytes(self) -> int:
-        """Return the size of the gathered state."""
-        return state_bytes(self._shapes)
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position without gradients or dropout."""
+        if isinstance(self._objective, AutogradObjective):
+            return evaluation_logits(self._engine, input_ids, attention_mask, self._processes.device, self._dtype)
+        return self._objective.logits(input_ids, attention_mask)
 
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Gather the state and write it from rank 0."""
+    def scalars(self) -> dict[str, float]:
+        """Return the number of updates, and the loss scaling of fp16."""
         scalars = {UPDATES: float(self._updates())}
         if self.skips_overflows:
             scaler = self._engine.optimizer.loss_scaler
             tracker = scaler.cur_iter - scaler.last_overflow_iter - 1
             scalars |= {LOSS_SCALE: float(scaler.cur_scale), GROWTH_TRACKER: float(tracker)}
-        return write_state(directory, self._shapes, self._gather, scalars, writes=self._processes.is_first)
+        return scalars
+
+    def gather(self, entry: str, name: str) -> torch.Tensor:
+        """Put a parameter or its moment together from the shards."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self._trained[name]
+        if entry == PARAMETER:
+            whole = safe_get_full_fp32_param(parameter)
+        elif self._updates() == 0:
+            return torch.zeros(self.shapes[name])
+        else:
+            whole = safe_get_full_optimizer_state(parameter, entry)
+        result: torch.Tensor = whole.view(self.shapes[name])
+        return result
 
     def load(self, directory: Path) -> None:
         """Give every rank its part of the whole tensors."""
@@ -177,7 +194,9 @@ class DeepSpeedEngine:
         zero = self._engine.optimizer
         updates = torch.tensor(state.scalar(UPDATES))
         for partition in self._partitions():
-            moments = {entry: torch.zeros_like(partition) for entry in MOMENTS}
+            # Moments that are there stay the tensors they are: DeepSpeed keeps views of them once a run has begun.
+            known = zero.optimizer.state.get(partition, {})
+            moments = {entry: known.get(entry, torch.zeros_like(partition)) for entry in MOMENTS}
             zero.optimizer.state[partition] = {"step": updates.clone(), **moments}
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
@@ -195,7 +214,7 @@ class DeepSpeedEngine:
         """Gather the trained parameters; rank 0 gets them."""
         values = {}
         for name in self._trained:
-            whole = self._gather(PARAMETER, name).to("cpu")
+            whole = self.gather(PARAMETER, name).to("cpu")
             HEART.beat()
             if self._processes.is_first:
                 values[name] = whole
@@ -210,19 +229,6 @@ class DeepSpeedEngine:
     def _updates(self) -> float:
         state = self._engine.optimizer.optimizer.state.get(self._partitions()[0], {})
         return float(state.get("step", 0.0))
-
-    def _gather(self, entry: str, name: str) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        parameter = self._trained[name]
-        if entry == PARAMETER:
-            whole = safe_get_full_fp32_param(parameter)
-        elif self._updates() == 0:
-            return torch.zeros(self._shapes[name])
-        else:
-            whole = safe_get_full_optimizer_state(parameter, entry)
-        result: torch.Tensor = whole.view(self._shapes[name])
-        return result
 
     def _spread(self, parameter: torch.nn.Parameter, whole: torch.Tensor, entry: str) -> None:
         """Put this rank's part of a whole tensor into its shard, and new weights into the working copy too."""

@@ -1,14 +1,12 @@
 """What turns micro-batches into updates: the plain engine, and the interface DeepSpeed's shares with it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from herdsman.api.job_config import FileDigest
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Diverged
@@ -23,8 +21,7 @@ from herdsman_trainer.training_state import (
     PARAMETER,
     UPDATES,
     StateReader,
-    state_bytes,
-    write_state,
+    StateSource,
 )
 
 MIN_LOSS_SCALE = 1.0
@@ -43,7 +40,7 @@ class Update:
     """False where the gradient was not finite and the weights were left as they are."""
 
 
-class Engine(Protocol):
+class Engine(StateSource, Protocol):
     """Computes gradients and applies them; every rank calls every method, in the same order."""
 
     skips_overflows: bool
@@ -60,20 +57,20 @@ class Engine(Protocol):
         """Sum the gradients over the ranks, clip, step, and forget the gradients."""
         ...
 
+    def forget(self) -> None:
+        """Forget the gradients that were added since the last update."""
+        ...
+
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
         ...
 
-    def state_bytes(self) -> int:
-        """Return about how many bytes `save` writes over all ranks."""
-        ...
-
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Write parameters and optimizer state; returns the digests that were taken on the way."""
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position, (rows, length, vocabulary or more), without gradients or dropout."""
         ...
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote."""
+        """Read the state from a checkpoint's file, whichever engine it is of, and give every rank its part."""
         ...
 
     def values(self) -> dict[str, torch.Tensor]:
@@ -102,7 +99,7 @@ class PlainEngine:
         self._processes = processes
         self._max_grad_norm = max_grad_norm
         self._parameters = list(model.trained.values())
-        self._shapes = {name: item.shape for name, item in model.trained.items()}
+        self.shapes = {name: item.shape for name, item in model.trained.items()}
         self._optimizer = adamw(model.trained, weight_decay)
         self.skips_overflows = dtype == torch.float16
         self._scaler = torch.amp.GradScaler(
@@ -140,33 +137,34 @@ class PlainEngine:
             raise overflow_streak()
         return Update(norm, finite)
 
+    def forget(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without gradients or dropout."""
         return self._objective.token_nll(batch)
 
-    def state_bytes(self) -> int:
-        """Return the size of the state."""
-        return state_bytes(self._shapes)
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position without gradients or dropout."""
+        return self._objective.logits(input_ids, attention_mask)
 
-    def save(self, directory: Path) -> Mapping[str, FileDigest]:
-        """Write the state, the same on every rank, from rank 0."""
-        if not self._processes.is_first:
-            return {}
+    def scalars(self) -> dict[str, float]:
+        """Return the number of updates, and the loss scaling of fp16."""
         states = self._optimizer.state
         updates = max((float(state["step"]) for state in states.values() if "step" in state), default=0.0)
-        scalars = {UPDATES: updates}
-        if self._scaler.is_enabled():
-            scaler = self._scaler.state_dict()
-            scalars |= {LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
+        if not self._scaler.is_enabled():
+            return {UPDATES: updates}
+        scaler = self._scaler.state_dict()
+        return {UPDATES: updates, LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
 
-        def tensor(entry: str, name: str) -> torch.Tensor:
-            parameter = self._model.trained[name]
-            if entry == PARAMETER:
-                return parameter
-            moment: torch.Tensor | None = states.get(parameter, {}).get(entry)
-            return torch.zeros(parameter.shape) if moment is None else moment
-
-        return write_state(directory, self._shapes, tensor, scalars, writes=True)
+    def gather(self, entry: str, name: str) -> torch.Tensor:
+        """Return a parameter or its moment, which every rank has; zeros for one that has no moment yet."""
+        parameter = self._model.trained[name]
+        if entry == PARAMETER:
+            return parameter
+        moment: torch.Tensor | None = self._optimizer.state.get(parameter, {}).get(entry)
+        return torch.zeros(parameter.shape) if moment is None else moment
 
     def load(self, directory: Path) -> None:
         """Read the state; every rank reads the same file."""

@@ -4,6 +4,9 @@ Whatever moves the work beats: an activity, a micro-batch, an evaluated batch, a
 A thread of its own counts how long no beat came. It needs the interpreter, which a thread that hangs inside of a call
 may hold (reading a mapped file of a volume that went away does), so behind it stands faulthandler's watchdog, which
 needs nothing: it writes the stacks and ends the process with exit code 1.
+
+A thread that works beside the training, such as the one that writes a checkpoint, is told apart: its beats say nothing
+of the training, until the training waits for it.
 """
 
 import faulthandler
@@ -20,6 +23,7 @@ STDERR = 2
 """The file descriptor; sys.stderr may be locked by the thread that hangs, or replaced."""
 _FEWEST_POLLS, _LONGEST_POLL = 20, 5.0
 _MOST_PATIENCE = 60.0
+_JOIN_SECONDS = 0.5
 
 
 class Heart:
@@ -36,9 +40,14 @@ class Heart:
         self.waits = False
         """Whether it waits for other processes."""
         self._extra = 0.0
+        self._beside = threading.local()
+        self._beats_beside = 0
 
     def beat(self, *, activity: str | None = None, step: int | None = None) -> None:
         """Say that the work has moved, and with the arguments where it stands now."""
+        if self._is_beside():
+            self._beats_beside += 1
+            return
         self.last = self._clock()
         if activity is not None:
             self.activity = activity
@@ -67,12 +76,38 @@ class Heart:
         with self._given(size / SLOWEST_BYTES_PER_SECOND, waits=self.waits):
             yield
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Work in this thread beside what is watched: that it moves does not hide that the training stands still."""
+        self._beside.on = True
+        try:
+            yield
+        finally:
+            self._beside.on = False
+
+    def wait_for(self, thread: threading.Thread, size: int) -> None:
+        """Wait for a thread that works beside and may flush `size` bytes in one call; here its beats count."""
+        seen = self._beats_beside
+        with self.handling(size):
+            while thread.is_alive():
+                thread.join(_JOIN_SECONDS)
+                if self._beats_beside != seen:
+                    seen = self._beats_beside
+                    self.beat()
+
+    def _is_beside(self) -> bool:
+        return getattr(self._beside, "on", False)
+
     def patience(self) -> float:
         """Return the seconds without a beat that are too long now; infinite where nobody watches."""
         return math.inf if self.limit is None else self.limit + self._extra
 
     @contextmanager
     def _given(self, extra: float, *, waits: bool) -> Iterator[None]:
+        if self._is_beside():
+            yield
+            self.beat()
+            return
         before = self._extra, self.waits
         self._extra, self.waits = max(self._extra, extra), waits
         try:

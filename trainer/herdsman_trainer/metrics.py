@@ -1,4 +1,4 @@
-"""What a run says while it works: progress.json, metrics.jsonl and Prometheus gauges.
+"""What a run says while it works: progress.json and Prometheus gauges.
 
 | gauge | meaning |
 | --- | --- |
@@ -10,10 +10,14 @@
 | herdsman_train_progress_ratio | share of the work that is done, 0 to 1 |
 | herdsman_train_gpu_memory_bytes | peak memory of rank 0's GPU |
 | herdsman_train_checkpoint_timestamp_seconds | Unix time of the newest verified checkpoint |
+| herdsman_train_mfu | model FLOPs utilisation of the last step, 0 to 1; none on the CPU |
+| herdsman_train_remaining_seconds | time to go at this attempt's mean speed |
+| herdsman_train_heldout_loss | held-out loss of the last evaluation, in nats per target token |
+| herdsman_train_steps_not_finite | steps passed over because their loss or gradient was not finite |
+| herdsman_train_rewinds | how often the run went back to a checkpoint |
 | herdsman_train_idle_seconds | time since rank 0's last sign of progress; spec.stallSeconds ends the attempt |
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +32,6 @@ from prometheus_client.registry import Collector
 from herdsman.api.v1alpha1.status import Metric, Progress
 
 PROGRESS_FILE = "progress.json"
-METRICS_FILE = "metrics.jsonl"
 PROGRESS_SECONDS = 1.0
 """progress.json is written at most this often."""
 
@@ -41,6 +44,11 @@ GAUGES: Mapping[str, str] = {
     "progress_ratio": "Share of the work that is done, 0 to 1.",
     "gpu_memory_bytes": "Peak memory of rank 0's GPU.",
     "checkpoint_timestamp_seconds": "Unix time of the newest verified checkpoint.",
+    "mfu": "Model FLOPs utilisation of the last step, 0 to 1.",
+    "remaining_seconds": "Time to go at this attempt's mean speed.",
+    "heldout_loss": "Held-out loss of the last evaluation, in nats per target token.",
+    "steps_not_finite": "Steps passed over because their loss or gradient was not finite.",
+    "rewinds": "How often the run went back to a checkpoint.",
     "idle_seconds": "Time since rank 0's last sign of progress; spec.stallSeconds ends the attempt.",
 }
 """The gauges by name without their prefix `herdsman_train_`."""
@@ -126,39 +134,6 @@ class ProgressFile:
             if not self._failed:
                 _log.warning("The progress cannot be written to %s: %s", self._path, error.strerror)
             self._failed = True
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one line for each step, also after restarts."""
-
-    def __init__(self, workspace: Path) -> None:
-        self._path = workspace / METRICS_FILE
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Append one line; values that are not finite become null, because JSON has no NaN."""
-        clean = {key: _json_value(value) for key, value in line.items()}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(clean) + "\n")
-
-    def drop_after(self, step: int) -> None:
-        """Remove the lines of steps that a resumed run will do again, and a last line that was cut by a crash."""
-        if not self._path.is_file():
-            return
-        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        draft = self._path.with_name(f".{METRICS_FILE}.tmp")
-        draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        draft.replace(self._path)
-
-
-def _json_value(value: Any) -> Any:
-    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 class Gauges(Collector):

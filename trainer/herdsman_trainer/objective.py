@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from herdsman_trainer.batches import IGNORED, Batch
-from herdsman_trainer.optimisation import seed_dropout
+from herdsman_trainer.fused.dropout import Places
 
 
 class Objective(Protocol):
@@ -20,6 +20,10 @@ class Objective(Protocol):
         """Return the loss of every target without dropout and gradients, (rows, width − 1), float32."""
         ...
 
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position, (rows, length, vocabulary or more), without gradients or dropout."""
+        ...
+
     def refresh(self) -> None:
         """Take over the values of the parameters, which have changed."""
         ...
@@ -28,27 +32,33 @@ class Objective(Protocol):
 class AutogradObjective:
     """Computes with transformers' own modules and PyTorch's gradients: for what is not computed by `fused`."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(
+        self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype, places: Places | None = None
+    ) -> None:
         self._module = module
         self._device = device
         self._dtype = dtype
-        self._seed = seed
+        self._places = places
 
     def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
         """Add the gradient."""
-        self.seed_dropout(batch)
+        self.place(batch)
         total = token_nll(self._module, batch, self._device, self._dtype).sum()
         (total * scale).backward()  # type: ignore[no-untyped-call]
         return total.detach()
 
-    def seed_dropout(self, batch: Batch) -> None:
-        """Make dropout follow from the seed and the place of the first row."""
-        if batch.places is not None:
-            seed_dropout(self._seed, int(batch.places[0]))
+    def place(self, batch: Batch) -> None:
+        """Make dropout follow from the places of the rows."""
+        if self._places is not None:
+            self._places.take(batch.places, batch.input_ids.shape[1], self._device)
 
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target."""
         return evaluation_nll(self._module, batch, self._device, self._dtype)
+
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position."""
+        return evaluation_logits(self._module, input_ids, attention_mask, self._device, self._dtype)
 
     def refresh(self) -> None:
         """Do nothing: the modules hold the parameters themselves."""
@@ -78,5 +88,24 @@ def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, 
     try:
         with torch.no_grad():
             return token_nll(module, batch, device, dtype)
+    finally:
+        module.train(training)
+
+
+def evaluation_logits(
+    module: torch.nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return the logits of every position without gradients or dropout; the module's mode is restored."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            given = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+            logits: torch.Tensor = module(**given, use_cache=False).logits
+            return logits
     finally:
         module.train(training)

@@ -1,6 +1,5 @@
 """AdamW, its two groups of parameters, and the learning rate of each step."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) 
     It rises linearly from zero over ceil(warmupRatio · total) steps, but never over the last step; cosine
     (Loshchilov & Hutter 2017, half a period) and linear fall to zero at `total_steps`.
     """
-    warmup = min(math.ceil((schedule.warmup_ratio or 0.0) * total_steps), total_steps - 1)
+    warmup = warmup_steps(total_steps, schedule)
     if step < warmup:
         return peak * step / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
@@ -28,6 +27,11 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) 
     if schedule.kind == "linear":
         return peak * (1.0 - progress)
     return peak
+
+
+def warmup_steps(total_steps: int, schedule: Schedule) -> int:
+    """Return the steps in which the learning rate rises."""
+    return min(math.ceil((schedule.warmup_ratio or 0.0) * total_steps), total_steps - 1)
 
 
 def adamw(trained: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
@@ -48,13 +52,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def seed_dropout(seed: int, place: int) -> None:
-    """Seed PyTorch's generators for the dropout of the micro-batch whose first sequence stands at `place`.
-
-    So the masks follow from the place in the data alone: a resumed run draws the same ones, and so does another number
-    of processes with the same micro-batch size. Nothing of the generators' state has to be saved.
-    """
-    digest = hashlib.blake2b(f"{seed}:{place}:dropout".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)

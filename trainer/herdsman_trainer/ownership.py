@@ -11,6 +11,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from herdsman.api.job_config import Owner, RunConfig
+from herdsman_trainer.durable import fsync, make_directory
 from herdsman_trainer.errors import BadInput, Interrupted
 
 OWNER_FILE = ".owner.json"
@@ -26,7 +27,7 @@ def claim_workspace(config: RunConfig) -> Path:
     workspace = Path(config.workspace.path)
     if not (workspace.parent.resolve() / workspace.name).is_relative_to(Path(config.workspace.root).resolve()):
         raise BadInput("The workspace lies outside its volume.", file=str(workspace), hint="Use a path without links.")
-    workspace.mkdir(parents=True, exist_ok=True)
+    make_directory(workspace)
     path = workspace / OWNER_FILE
     if not _create(path, config.owner.model_dump_json(by_alias=True).encode()):
         _check_owner(path, config.owner)
@@ -60,9 +61,10 @@ def _attempts(workspace: Path) -> dict[int, Path]:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create the file with its content unless it exists; a crash leaves no half-written claim."""
+    """Create the file with its content unless it exists; neither a crash nor a power cut leaves half of a claim."""
     draft = path.with_name(f"{path.name}.{uuid4().hex}")
     draft.write_bytes(content)
+    fsync(draft)
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -73,8 +75,10 @@ def _create(path: Path, content: bytes) -> bool:
                 stream.write(content)
         except FileExistsError:
             return False
+        fsync(path)
     finally:
         draft.unlink()
+    fsync(path.parent)
     return True
 
 

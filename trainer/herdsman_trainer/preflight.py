@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from herdsman_trainer.checkpoints import FREE_SPACE_FACTOR, CheckpointStore, Identity
+from herdsman_trainer.computation import global_batch, spreads
 from herdsman_trainer.deepspeed_engine import check_installed
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.errors import Temporary
@@ -20,6 +21,7 @@ from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.sequence_order import GlobalBatch, total_steps
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
+from herdsman_trainer.trackers import check_libraries
 from herdsman_trainer.training_inputs import (
     TrainingInputs,
     TrainingJob,
@@ -29,7 +31,7 @@ from herdsman_trainer.training_inputs import (
     sequence_length,
     stage_of,
 )
-from herdsman_trainer.training_run import TrainingData, global_batch, recipe_digest, spreads
+from herdsman_trainer.training_run import TrainingData, check_held_out, recipe_digest
 from herdsman_trainer.training_state import state_bytes
 from herdsman_trainer.weights.merge import EMBEDDING
 from herdsman_trainer.weights.reading import open_model_weights
@@ -64,6 +66,7 @@ def prepare(config: TrainingJob, context: RunContext, data_of: DataOf) -> None:
     """
     assert config.preflight is not None
     batch = _batch(config)
+    check_libraries(config.report_to)
     context.report(activity="checking the inputs")
     inputs = open_training_inputs(config, heard_by(context))
     tokenizer = load_tokenizer(inputs.tokenizer)
@@ -75,6 +78,7 @@ def prepare(config: TrainingJob, context: RunContext, data_of: DataOf) -> None:
     recipe = config.recipe
     steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
+    check_held_out(config, data)
     checkpoint = CheckpointStore(
         context.checkpoints_dir, Processes(), identity, recipe.checkpoints.keep_last or 1
     ).newest()
@@ -97,7 +101,7 @@ def room(config: TrainingJob, inputs: TrainingInputs, model: TrainedModel, steps
         item_bytes = torch.float32.itemsize
     return Room(
         checkpoint=state_bytes({name: item.shape for name, item in model.trained.items()}),
-        kept=min(made, recipe.keep_last or 1),
+        kept=min(made, recipe.keep_last or 1) + recipe.best,
         artifact=item_bytes * sum(shape.numel() for shape in shapes.values()),
     )
 

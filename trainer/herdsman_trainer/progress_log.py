@@ -38,7 +38,8 @@ class ProgressLog:
 
 def sentence(progress: Progress) -> str:
     """Return the progress in one line, as far as it is known."""
-    loss = next((item.value for item in progress.metrics if item.name == "loss"), None)
+    figures = {item.name: item.value for item in progress.metrics}
+    loss, mfu = figures.get("loss"), figures.get("mfu")
     step = f"step {progress.step}/{progress.total_steps}" if progress.total_steps else ""
     seconds = progress.estimated_remaining_seconds
     parts = [
@@ -46,6 +47,7 @@ def sentence(progress: Progress) -> str:
         f"{step} ({progress.percent} %)" if step else f"{progress.percent} %" if progress.percent else "",
         f"loss {loss}" if loss is not None else "",
         f"{progress.tokens_per_second} tokens/s" if progress.tokens_per_second else "",
+        f"MFU {float(mfu):.2f}" if mfu is not None else "",
         f"{duration(seconds)} to go" if seconds else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -1,6 +1,7 @@
 """What a step knows of the run around it: its directory, its voice, and whether it should stop."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -13,9 +14,14 @@ from herdsman_trainer.artifacts import draft_artifact, publish_artifact, publish
 from herdsman_trainer.endpoints import Endpoints
 from herdsman_trainer.errors import Interrupted
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.metrics import Gauges, MetricsLog, ProgressFile, metric, rank_of_environment
+from herdsman_trainer.metrics import Gauges, ProgressFile, metric, rank_of_environment
 from herdsman_trainer.ownership import begin_attempt, claim_workspace
 from herdsman_trainer.progress_log import ProgressLog
+from herdsman_trainer.run_records import RunRecords
+from herdsman_trainer.trackers import Trackers
+
+_NO_FIGURES = frozenset({"step", "time", "attempt", "event"})
+"""Members of a record that trackers are not told as figures."""
 
 
 class RunContext:
@@ -35,7 +41,9 @@ class RunContext:
         self.clock = clock
         self.resumed_from_step: int | None = None
         """The checkpoint's step this attempt continues from; None for a fresh start."""
-        self.metrics_log = MetricsLog(self.workspace)
+        self.records = RunRecords(self.workspace)
+        self.trackers = Trackers({})
+        """Who hears of every step beside the records; a training opens them."""
         self._progress = ProgressFile(self.workspace, clock)
         self._gauges = Gauges({"idle_seconds": HEART.idle_seconds})
         self._log = ProgressLog(clock)
@@ -86,6 +94,7 @@ class RunContext:
         total_steps: int | None = None,
         done: float | None = None,
         tokens_per_second: float | None = None,
+        loss_curve: str | None = None,
         metrics: Mapping[str, float | str] | None = None,
     ) -> None:
         """Say how far the work is; None changes nothing. Written once a second at most, a new activity at once.
@@ -96,7 +105,7 @@ class RunContext:
         HEART.beat(activity=activity, step=step)
         figures = dict(metrics or {})
         changes: dict[str, Any] = {"activity": activity[:128] if activity else None, "step": step}
-        changes |= {"total_steps": total_steps}
+        changes |= {"total_steps": total_steps, "loss_curve": loss_curve}
         if tokens_per_second is not None:
             changes["tokens_per_second"] = round(tokens_per_second)
             self._gauges.set({"tokens_per_second": tokens_per_second})
@@ -104,8 +113,18 @@ class RunContext:
         if self.rank == 0:
             new = activity is not None and activity != self._progress.state.activity
             self._progress.update(changes, figures, done=done, force=new)
-            self._gauges.set({**figures, "step": self.step, "progress_ratio": self._progress.done})
+            remaining = self._progress.state.estimated_remaining_seconds
+            known = {"remaining_seconds": remaining} if remaining is not None else {}
+            self._gauges.set({**figures, **known, "step": self.step, "progress_ratio": self._progress.done})
             self._log.tell(self._progress.state)
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Write down a step, an evaluation or an event (a line with its `step`) and tell the trackers; for rank 0."""
+        line = {**line, "time": round(time.time(), 1)}
+        self.records.metrics.append(line)
+        figures = {name: value for name, value in line.items() if name not in _NO_FIGURES and _is_figure(value)}
+        if figures:
+            self.trackers.log(int(line["step"]), figures)
 
     def flush(self) -> None:
         """Write progress.json now."""
@@ -160,10 +179,12 @@ class RunContext:
         inputs: Mapping[str, str] | None = None,
         report: Mapping[str, float | str] | None = None,
         known: Mapping[str, FileDigest] | None = None,
+        pages: Callable[[Artifact], Mapping[str, bytes]] | None = None,
     ) -> Artifact:
         """Make `source_dir` the run's artifact in one rename and return its contract.
 
-        `inputs` are digests of what it was made from, by field of the spec; `known` digests of files already taken.
+        `inputs` are digests of what it was made from, by field of the spec; `known` digests of files already taken;
+        `pages` makes the report, which is no part of the artifact's digest.
         """
         return publish_artifact(
             self.config,
@@ -172,6 +193,7 @@ class RunContext:
             inputs=inputs,
             report=[metric(name, value) for name, value in (report or {}).items()],
             known=known,
+            pages=pages,
             vocab_size=vocab_size,
             tokenizer_digest=tokenizer_digest,
             base_digest=base_digest,
@@ -181,9 +203,14 @@ class RunContext:
             formats=list(formats),
         )
 
-    def close(self) -> None:
-        """Write the last progress and stop serving."""
+    def close(self, *, done: bool = False) -> None:
+        """Write the last progress, let the trackers end and stop serving; `done` says whether the work is finished."""
         self.flush()
+        self.trackers.close(done=done)
         if self._endpoints is not None:
             self._endpoints.close()
             self._endpoints = None
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

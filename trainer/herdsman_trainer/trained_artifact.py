@@ -10,7 +10,10 @@ from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import read_manifest
 from herdsman_trainer.lora import TrainedModel, write_trained_adapter
 from herdsman_trainer.models import CONFIG_FILE
+from herdsman_trainer.report import report_files
+from herdsman_trainer.report.facts import RunFacts
 from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.run_start import settings
 from herdsman_trainer.tokenizers import TextTokenizer, copy_tokenizer
 from herdsman_trainer.training_inputs import TrainingInputs, TrainingJob, stage_of
 from herdsman_trainer.weights.merge import EMBEDDING
@@ -31,11 +34,16 @@ def publish_trained(
     model: TrainedModel,
     values: Mapping[str, torch.Tensor],
     report: Mapping[str, float | str],
+    *,
+    data: Mapping[str, float | str],
+    data_key: str,
+    world_size: int,
 ) -> Artifact:
     """Write `values` of the trained parameters with the tokenizer's files, and publish them; for rank 0.
 
     An adapter's figures and matrices are float32, so that a later run goes on without rounding. It names the model as
-    its base; an adapter that was continued is contained in it, so its parents are that one's.
+    its base; an adapter that was continued is contained in it, so its parents are that one's. `data` are the figures of
+    the data and `data_key` its digest, for the report.
     """
     full = stage_of(config) == "Full"
     draft = context.work_dir
@@ -59,6 +67,39 @@ def publish_trained(
         inputs=inputs.digests,
         report=report,
         known=known,
+        pages=lambda artifact: report_files(
+            run_facts(config, context, inputs, report, data=data, data_key=data_key, world_size=world_size), artifact
+        ),
+    )
+
+
+def run_facts(
+    config: TrainingJob,
+    context: RunContext,
+    inputs: TrainingInputs,
+    report: Mapping[str, float | str],
+    *,
+    data: Mapping[str, float | str],
+    data_key: str,
+    world_size: int,
+) -> RunFacts:
+    """Return what the report tells."""
+    given = [each for each in (config.model, config.adapter, config.tokenizer) if each is not None]
+    rows = [(each.field, each.path, inputs.digests.get(each.field, "")) for each in given]
+    if config.tokenizer is None:
+        rows.append(("tokenizer", str(inputs.tokenizer), inputs.digests["spec.tokenizer"]))
+    records = context.records
+    return RunFacts(
+        kind=config.owner.kind,
+        name=config.owner.name,
+        stage=stage_of(config),
+        figures=report,
+        inputs=[*rows, (config.dataset.field, config.dataset.path, data_key)],
+        data=data,
+        settings=settings(config, world_size),
+        metrics=records.metrics.lines(),
+        samples=records.samples.lines(),
+        attempts=records.attempts.lines(),
     )
 
 

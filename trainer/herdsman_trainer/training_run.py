@@ -3,39 +3,47 @@
 import hashlib
 import json
 import logging
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from transformers import LlamaForCausalLM
 
-from herdsman.api.v1alpha1.recipes import DeepSpeed
+from herdsman.api.job_config import HELD_OUT_LOSS
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.batches import Sequences, TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
-from herdsman_trainer.deepspeed_engine import DeepSpeedEngine
+from herdsman_trainer.computation import global_batch, make_engine, make_objective, tokens_at_once
 from herdsman_trainer.distributed import Processes
-from herdsman_trainer.engines import Engine, PlainEngine
+from herdsman_trainer.engines import Engine
+from herdsman_trainer.errors import BadInput
 from herdsman_trainer.evaluation import HeldOut, evaluate
-from herdsman_trainer.fused.block import Recompute
-from herdsman_trainer.fused.model import FusedModel, why_not
-from herdsman_trainer.lora import TrainedModel
-from herdsman_trainer.models import compute_dtype, parameter_counts, use_gradient_checkpointing
-from herdsman_trainer.objective import AutogradObjective, Objective, evaluation_nll
+from herdsman_trainer.models import compute_dtype, parameter_counts
+from herdsman_trainer.objective import evaluation_logits, evaluation_nll
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.sequence_order import GlobalBatch, largest_micro_batch, total_steps
+from herdsman_trainer.run_start import begin_records
+from herdsman_trainer.samples import Sampler
+from herdsman_trainer.sequence_order import total_steps
 from herdsman_trainer.tokenizers import TextTokenizer
+from herdsman_trainer.trackers import check_libraries
 from herdsman_trainer.trained_artifact import publish_trained
-from herdsman_trainer.training import State, Trainer
+from herdsman_trainer.training import Between, State, Trainer
 from herdsman_trainer.training_inputs import TrainingInputs, TrainingJob, assemble, stage_of
+from herdsman_trainer.utilisation import Utilisation, peak_of
 
-CPU_MICRO_SEQUENCES = 8
-GPU_MICRO_TOKENS = 4096
-"""Tokens a process computes at once unless recipe.batch.microSequences says otherwise."""
-NOT_MATHEMATICS = {"checkpoints", "evaluate_every_steps", "gradient_checkpointing", "deepspeed"}
+NOT_MATHEMATICS = {
+    "checkpoints",
+    "evaluate_every_steps",
+    "recompute",
+    "deepspeed",
+    "divergence",
+    "samples",
+}
 """Members of the recipe that may change between attempts: they decide how the result is reached and not what it is."""
+
+PUBLISHED_STEP = "published_step"
+"""The figure that says which step's weights became the artifact, where the best were asked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +80,17 @@ def run_training(
     batch = global_batch(config, processes, data.length)
     steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
-    store = CheckpointStore(context.checkpoints_dir, processes, identity, recipe.checkpoints.keep_last or 1)
+    kept = recipe.checkpoints
+    store = CheckpointStore(context.checkpoints_dir, processes, identity, kept.keep_last or 1, kept.best)
+    check_libraries(config.report_to)
+    check_held_out(config, data)
     checkpoint = store.newest()
     be_deterministic(device, checkpoint)
 
     state = State()
     evaluation = Evaluation(data, batch.micro_sequences, processes, context)
+    held_out = data.held_out.sequences if data.held_out is not None else None
+    sampler = Sampler(config, tokenizer, held_out, processes, context.records.samples)
     done = checkpoint.manifest.step if checkpoint else 0
     context.report(activity="loading the model", step=done, total_steps=steps)
     model = assemble(
@@ -85,16 +98,27 @@ def run_training(
         inputs,
         tokenizer,
         device,
-        on_base=lambda base: None if checkpoint else evaluation.of_base(base, config, inputs, tokenizer, state),
+        on_base=lambda base: (
+            None if checkpoint else evaluation.of_base(base, config, inputs, tokenizer, state, sampler)
+        ),
     )
     counts = parameter_counts(model.module)
-    engine = make_engine(config, model, processes, batch)
+    objective = make_objective(config, model, processes)
+    engine = make_engine(config, model, objective, processes, batch)
+    at_once = tokens_at_once(config, model, objective, engine, processes, batch, data.length)
+    utilisation = Utilisation(model.base.config, engine.shapes, peak_of(device, processes.world_size))
     if checkpoint is not None:
-        _resume(engine, state, checkpoint, context)
-    elif data.held_out is not None:
+        _resume(engine, state, checkpoint, processes, context)
+    begin_records(config, context, processes, state.step, context.resumed_from_step)
+    if checkpoint is None:
         state.notes |= evaluation.of_engine(engine, "_before")
+        sampler.take(engine.logits, 0, "before")
 
-    stream = TrainingStream(data.train, batch, recipe.seed)
+    stream = TrainingStream(data.train, batch, recipe.seed, at_once)
+    between = Between(
+        (lambda: evaluation.of_engine(engine)) if data.held_out is not None else None,
+        lambda step: sampler.take(engine.logits, step, "step"),
+    )
     trainer = Trainer(
         engine,
         stream,
@@ -103,16 +127,58 @@ def run_training(
         store=store,
         processes=processes,
         context=context,
-        evaluate=(lambda: evaluation.of_engine(engine)) if data.held_out is not None else None,
+        between=between,
+        utilisation=utilisation,
     )
     trainer.train(state)
-    after = evaluation.of_engine(engine, "_after") if data.held_out is not None else {}
+    after = evaluation.of_engine(engine, "_after")
+    if recipe.checkpoints.publish == "Best":
+        after = take_best(engine, store, after, steps, evaluation)
+    sampler.take(engine.logits, int(after.get(PUBLISHED_STEP, steps)), "after")
 
     context.report(activity="writing the artifact")
     values = engine.values()
     figures = {"steps": steps, "trainable_parameters": counts[0], "parameters": counts[1], **data.figures}
     report = {**figures, **state.notes, **after}
-    return processes.on_first(lambda: publish_trained(config, context, inputs, tokenizer, model, values, report))
+    return processes.on_first(
+        lambda: publish_trained(
+            config,
+            context,
+            inputs,
+            tokenizer,
+            model,
+            values,
+            report,
+            data=data.figures,
+            data_key=data.key,
+            world_size=processes.world_size,
+        )
+    )
+
+
+def take_best(
+    engine: Engine, store: CheckpointStore, last: dict[str, float], steps: int, evaluation: "Evaluation"
+) -> dict[str, float]:
+    """Bring back the evaluated checkpoint with the least held-out loss, unless the last step's is less still.
+
+    Returns the figures of the weights that the engine then has, and which step they are of.
+    """
+    best = store.best()
+    loss = last.get(f"{HELD_OUT_LOSS}_after", math.inf)
+    if best is None or best.manifest.step == steps or best.manifest.notes[HELD_OUT_LOSS] >= loss:
+        return {**last, PUBLISHED_STEP: steps}
+    engine.load(best.directory)
+    figures = evaluation.of_engine(engine, "_after")
+    return {**figures, PUBLISHED_STEP: best.manifest.step, f"{HELD_OUT_LOSS}_last": loss}
+
+
+def check_held_out(config: TrainingJob, data: TrainingData) -> None:
+    """Raise BadInput where checkpoints are to be compared and nothing is held out to compare them by."""
+    if config.recipe.checkpoints.best and data.held_out is None:
+        raise BadInput(
+            "recipe.checkpoints asks for the best checkpoint, and no part of the data is held out to compare them by.",
+            hint="Set recipe.heldOutFraction above 0, add data, or leave keepBest and publish out.",
+        )
 
 
 class Evaluation:
@@ -141,8 +207,9 @@ class Evaluation:
         inputs: TrainingInputs,
         tokenizer: TextTokenizer,
         state: State,
+        sampler: Sampler,
     ) -> None:
-        """Note the figures of the unmodified model with its own tokenizer, where the vocabulary grows."""
+        """Note figures and samples of the unmodified model with its own tokenizer, where the vocabulary grows."""
         own = inputs.base_tokenizer
         grows = own is not None and own.vocab_size < tokenizer.vocab_size
         if own is None or not grows or self._data.base_held_out is None:
@@ -158,20 +225,7 @@ class Evaluation:
             self._context.should_stop,
         )
         state.notes |= loss.figures("_base")
-
-
-def global_batch(config: TrainingJob, processes: Processes, length: int) -> GlobalBatch:
-    """Return how the global batch is cut; BadInput, with numbers that would do, where it cannot be cut evenly.
-
-    Unless recipe.batch.microSequences is set, a process computes the largest share up to 8 sequences on the CPU, and
-    up to 4,096 tokens on a GPU.
-    """
-    batch, world = config.recipe.batch, processes.world_size
-    sequences = batch.global_sequences or 1
-    if batch.micro_sequences is not None:
-        return GlobalBatch(sequences, batch.micro_sequences, world)
-    most = CPU_MICRO_SEQUENCES if processes.device.type == "cpu" else max(1, GPU_MICRO_TOKENS // length)
-    return GlobalBatch(sequences, largest_micro_batch(sequences, world, most), world)
+        sampler.take_unmodified(lambda ids, mask: evaluation_logits(base, ids, mask, device, dtype), own)
 
 
 def recipe_digest(config: TrainingJob, inputs: TrainingInputs, data: TrainingData) -> str:
@@ -199,64 +253,12 @@ def be_deterministic(device: torch.device, checkpoint: Checkpoint | None) -> Non
         torch.set_num_threads(checkpoint.manifest.threads)
 
 
-def make_engine(config: TrainingJob, model: TrainedModel, processes: Processes, batch: GlobalBatch) -> Engine:
-    """Return DeepSpeed's engine where the recipe asks for ZeRO and there is something to spread, else the plain one."""
-    recipe, settings = config.recipe, config.deepspeed
-    dtype = compute_dtype(recipe.precision or "float32", processes.device.type)
-    decay, norm = recipe.weight_decay or 0.0, recipe.max_grad_norm or 1.0
-    spread = settings is not None and spreads(settings, processes.world_size)
-    objective = make_objective(config, model, processes, dtype, whole=not spread or settings.zero_stage < 3)
-    if settings is not None and spread:
-        _single_process_group(processes)
-        return DeepSpeedEngine(
-            model,
-            objective,
-            processes,
-            settings,
-            dtype=dtype,
-            weight_decay=decay,
-            max_grad_norm=norm,
-            micro_sequences=batch.micro_sequences,
-            accumulation=batch.accumulation,
-        )
-    if settings is not None and settings.zero_stage > 0:
-        _log.info("ZeRO-%d has nothing to spread over one process: training without it.", settings.zero_stage)
-    return PlainEngine(model, objective, processes, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
-
-
-def make_objective(
-    config: TrainingJob, model: TrainedModel, processes: Processes, dtype: torch.dtype, *, whole: bool
-) -> Objective:
-    """Return what computes losses and gradients; `whole`: whether every process has all of the weights."""
-    seed = config.recipe.seed
-    reason = why_not(model) or (None if whole else "ZeRO-3 spreads its weights")
-    if reason is None:
-        recompute: Recompute = "Block" if config.recipe.gradient_checkpointing else "None"
-        return FusedModel(model, dtype=dtype, seed=seed, recompute=recompute)
-    _log.info("The model is computed by transformers' modules: %s.", reason)
-    if config.recipe.gradient_checkpointing:
-        use_gradient_checkpointing(model.base)
-    model.module.train()
-    return AutogradObjective(model.module, processes.device, dtype, seed)
-
-
-def spreads(settings: DeepSpeed, world_size: int) -> bool:
-    """Whether ZeRO is asked for and has something to spread: over several processes, or into the host's memory."""
-    return settings.zero_stage > 0 and (world_size > 1 or settings.offload != "none")
-
-
-def _single_process_group(processes: Processes) -> None:
-    """Give DeepSpeed the process group and the environment it wants, also where this process is alone."""
-    if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")
-        backend = "nccl" if processes.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-
-
-def _resume(engine: Engine, state: State, checkpoint: Checkpoint, context: RunContext) -> None:
+def _resume(engine: Engine, state: State, checkpoint: Checkpoint, processes: Processes, context: RunContext) -> None:
     engine.load(checkpoint.directory)
-    state.step = state.saved_step = checkpoint.manifest.step
-    state.notes = dict(checkpoint.manifest.notes)
+    state.resume(checkpoint)
     context.resumed_from_step = state.step
+    before, now = checkpoint.manifest.world_size, processes.world_size
+    if before != now and processes.is_first:
+        _log.info("The checkpoint was made by %d processes; its state is spread anew over %d.", before, now)
     passed_over = f"; not from {', '.join(checkpoint.passed_over)}" if checkpoint.passed_over else ""
     context.report(activity=f"resumed from step {state.step}{passed_over}", step=state.step)

@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 42
     """The spec or an input is wrong; a retry would end the same way."""
     DIVERGED = 43
-    """The loss is not finite; a retry would end the same way."""
+    """The loss is not finite, or ran away; a retry would end the same way."""
     INTERRUPTED = 75
     """Stopped on request, or a temporary fault; a retry continues from the newest checkpoint."""
 

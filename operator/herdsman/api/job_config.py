@@ -10,6 +10,7 @@ from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
 from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
 from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
+from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import OneOf
 from herdsman.api.v1alpha1.status import Artifact, Metric
 
@@ -133,6 +134,7 @@ class TrainingConfig(RunConfig):
     """None or stage 0: plain data parallelism."""
     preflight: Preflight | None = None
     """Only check and prepare, and end without an artifact; None trains."""
+    report_to: ReportTo = Field(default_factory=ReportTo)
 
 
 class PretrainConfig(TrainingConfig):
@@ -176,6 +178,11 @@ HUB_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 HTTP_TOKEN_VARIABLE = "HERDSMAN_HTTP_TOKEN"  # noqa: S105
 S3_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """The environment variables that hold what remote sources need; an S3 source's Secret has keys of the same names."""
+
+WANDB_KEY_VARIABLE = "WANDB_API_KEY"
+MLFLOW_TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - where it is found, and no token
+MLFLOW_CREDENTIAL_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""The environment variables that hold the keys of trackers; MLflow's credentialsSecret has keys of the same names."""
 
 API_KEY_VARIABLE = "HERDSMAN_API_KEY"
 """The environment variable that holds the key clients need, or several, one a line."""
@@ -234,3 +241,10 @@ class ArtifactManifest(ApiModel):
 
 
 MANIFEST_NAME = "herdsman-artifact.json"
+REPORT_PAGE = "report.html"
+REPORT_FILES = frozenset({REPORT_PAGE, "report.md"})
+"""What tells of a run in the artifact's directory. They hold times and speeds, so they are no part of its digest."""
+HELD_OUT_LOSS = "heldout_loss"
+"""The figure by which evaluations are compared, and the note of an evaluated checkpoint's manifest: nats a token."""
+EVALUATED_STEP = "evaluated_step"
+"""The note of a checkpoint's manifest that says which step that loss belongs to."""

@@ -37,7 +37,7 @@ def print_description(console: Console, found: Observed, log_command: str, facts
     print_pairs(console, "Spec", dict(_flat(found.manifest["spec"])))
     _print_conditions(console, status)
     print_pairs(console, "Progress", _progress(status))
-    print_pairs(console, "Checkpoint", status.checkpoint.to_json() if status.checkpoint else {})
+    print_pairs(console, "Checkpoint", _checkpoint(status))
     _print_attempts(console, status.attempts)
     print_pairs(console, "Failure", _failure(status, log_command))
     print_pairs(console, "Estimate", status.estimate.to_json() if status.estimate else {})
@@ -99,10 +99,21 @@ def _progress(status: Status) -> dict[str, Any]:
         "Done": steps if progress.total_steps else None,
         "To go": duration(remaining) if remaining is not None else None,
         "Tokens/s": progress.tokens_per_second,
+        "Loss curve": progress.loss_curve,
         "Activity": progress.activity,
         "As of": moment(progress.last_updated_time) if progress.last_updated_time else None,
         **dict(_figure(item.name, item.value) for item in progress.metrics),
     }
+
+
+def _checkpoint(status: Status) -> dict[str, Any]:
+    checkpoint = status.checkpoint
+    if checkpoint is None:
+        return {}
+    told = checkpoint.to_json()
+    step, loss = told.pop("bestStep", None), told.pop("bestHeldoutLoss", None)
+    best = f"step {step}, held-out loss {shorter(loss)}" if step is not None and loss is not None else None
+    return {**told, "best": best}
 
 
 def _figure(name: str, value: str) -> tuple[str, str]:
@@ -132,7 +143,9 @@ def _artifact(status: Status) -> dict[str, Any]:
     if artifact is None:
         return {}
     fields = artifact.to_json()
-    return {**fields, "bytes": f"{artifact.bytes} ({size(artifact.bytes)})", "parents": ", ".join(artifact.parents)}
+    told = {"bytes": f"{artifact.bytes} ({size(artifact.bytes)})", "parents": ", ".join(artifact.parents)}
+    report = {"report": f"{artifact.path}/{artifact.report}"} if artifact.report is not None else {}
+    return {**fields, **told, **report}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -48,6 +48,8 @@ _USUAL = Figures("100/200", "5.312", "12.3k", "1m20s")
 """So wide are the figures at least, so that the columns stay where they are."""
 _BAR = range(4, 24)
 _ACTIVITY = 16
+TRAINING = "training"
+"""The activity of a run that does nothing but its steps."""
 _HEADINGS = Figures("STEP", "LOSS", "TOK/S", "ETA")
 
 
@@ -127,7 +129,13 @@ class _Form:
         text = Text(done, "cyan").append(left, "dim").append(f" {progress.percent:>3}%")
         for figure, width in zip(figures(progress), self.columns, strict=True):
             text.append(f"  {figure:>{width}}")
-        return text.append(f"  {progress.activity}", "dim") if progress.activity and self.total >= WIDE else text
+        told = _doing(progress)
+        return text.append(f"  {told}", "dim") if told and self.total >= WIDE else text
+
+
+def _doing(progress: Progress) -> str:
+    """Return what a run does beside counting steps; while it trains that is no news, and its loss curve is."""
+    return (progress.loss_curve if progress.activity == TRAINING else None) or progress.activity or ""
 
 
 def _trains(status: Status) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from herdsman.api.v1alpha1.status import Status
+from herdsman.cli.describe import report_path
 from herdsman.cli.json_view import JsonView, state
 from herdsman.cli.live_view import LiveView
 from herdsman.cli.manifests import checked_manifests
@@ -95,7 +96,9 @@ async def _follow(cluster: LocalCluster, keys: list[Key], home_option: str | Non
         console.print(f"Nothing to do: {_all(len(keys))} as asked.")
     console.print()
     home = f" --home {home_option}" if home_option and home_option != DEFAULT_HOME else ""
-    print_summary(console, ending, cluster.resources(), inputs, home)
+    found = {key: report_path(status, cluster.home) for key, status in ending.statuses.items()}
+    reports = {key: path for key, path in found.items() if path is not None}
+    print_summary(console, ending, cluster.resources(), inputs, home, reports)
     if ending.interrupted:
         told = "Stopped. What was saved counts" if follower.stops == 1 else "Killed. The newest checkpoints count"
         console.print(f"\n{told}: run the same command again to go on.")

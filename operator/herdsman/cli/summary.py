@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -19,14 +20,25 @@ from herdsman.local.history import headline
 
 
 def print_summary(
-    console: Console, ending: Ending, resources: Mapping[Key, AnyResource], inputs: Inputs, home: str
+    console: Console,
+    ending: Ending,
+    resources: Mapping[Key, AnyResource],
+    inputs: Inputs,
+    home: str,
+    reports: Mapping[Key, Path],
 ) -> None:
-    """Print the table, what is wrong, and a request for each server that is ready; `home` is the option to repeat."""
+    """Print the table, what is wrong, the reports, and a request for each server that is ready.
+
+    `home` is the option to repeat.
+    """
     rows = [_row(key, status, ending, inputs) for key, status in ending.statuses.items()]
     print_columns(console, ("RESOURCE", "  PHASE", ">TOOK", "RESULT"), rows, indent=1)
     for key, status in ending.statuses.items():
         if _is_trouble(status, ending):
             _print_trouble(console, key, status, home)
+    if reports:
+        console.print(Text("\nReports", "bold"))
+        print_columns(console, ("", ""), [[title(key), str(path)] for key, path in reports.items()], indent=1)
     for key, status in ending.statuses.items():
         if status.phase == Phase.READY and status.url:
             _print_request(console, key, status.url, resources.get(key), home)

@@ -27,7 +27,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SHORTEST_GRACE, LONGEST_GRACE = 60, 1800
 """Seconds a trainer has to save after SIGTERM."""
 SAVE_BYTES_PER_SECOND = 200e6
-"""A slow network volume; twice the time this gives is granted."""
+"""A slow network volume; three times the time this gives is granted."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,11 @@ def queue_label(compute: Compute) -> dict[str, str]:
 
 
 def grace_seconds(checkpoint_bytes: int) -> int:
-    """Return the seconds a trainer gets to save a checkpoint of this size: twice what a slow volume takes."""
-    return int(min(LONGEST_GRACE, max(SHORTEST_GRACE, 2 * checkpoint_bytes / SAVE_BYTES_PER_SECOND)))
+    """Return the seconds a trainer gets to save a checkpoint of this size: three times what a slow volume takes.
+
+    One may be on its way when the signal comes, and the last one follows it.
+    """
+    return int(min(LONGEST_GRACE, max(SHORTEST_GRACE, 3 * checkpoint_bytes / SAVE_BYTES_PER_SECOND)))
 
 
 def _metadata(resource: AnyResource, name: str, labels: dict[str, str]) -> dict[str, Any]:

@@ -21,6 +21,8 @@
 | herdsman_run_learning_rate | namespace, kind, name | learning rate of the last step |
 | herdsman_run_tokens_per_second | namespace, kind, name | tokens trained per second, all ranks |
 | herdsman_run_gpu_memory_bytes | namespace, kind, name | peak memory of rank 0's GPU |
+| herdsman_run_mfu | namespace, kind, name | model FLOPs utilisation of the last step, 0 to 1; none on the CPU |
+| herdsman_run_heldout_loss | namespace, kind, name | held-out loss of the last evaluation |
 | herdsman_run_checkpoint_age_seconds | namespace, kind, name | time since the newest verified checkpoint |
 | herdsman_run_remaining_seconds | namespace, kind, name | time to go at the present speed |
 """
@@ -45,6 +47,8 @@ _FIGURES = {
     "loss": "Training loss of the last step.",
     "learning_rate": "Learning rate of the last step.",
     "gpu_memory_bytes": "Peak memory of rank 0's GPU.",
+    "mfu": "Model FLOPs utilisation of the last step, 0 to 1.",
+    "heldout_loss": "Held-out loss of the last evaluation.",
 }
 """Figures of Progress.metrics that are metrics of their own."""
 _CHECKPOINT = "checkpoint_timestamp_seconds"

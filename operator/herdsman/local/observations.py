@@ -1,12 +1,13 @@
 """What a run says of itself in its workspace: progress, checkpoints, and the figures of its artifact."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from herdsman.api.job_config import MANIFEST_NAME, ArtifactManifest
+from herdsman.api.job_config import EVALUATED_STEP, HELD_OUT_LOSS, MANIFEST_NAME, ArtifactManifest
 from herdsman.api.v1alpha1.status import CheckpointStatus, Metric, Progress
 
 
@@ -38,12 +39,20 @@ def read_progress(workspace: Path, since: float) -> Progress | None:
 
 def read_checkpoints(workspace: Path) -> CheckpointStatus | None:
     """Return the complete checkpoints: those with a manifest whose files have the sizes it says."""
-    complete = [path for path in (workspace / "checkpoints").glob("step-*") if _whole(path)]
+    found = {path: _notes(path) for path in (workspace / "checkpoints").glob("step-*")}
+    complete = {path: notes for path, notes in found.items() if notes is not None}
     if not complete:
         return None
     newest = max(complete, key=_step)
+    evaluated = {path: notes[HELD_OUT_LOSS] for path, notes in complete.items() if _is_evaluated(path, notes)}
+    best = min(evaluated, key=lambda path: (evaluated[path], _step(path)), default=None)
     return CheckpointStatus(
-        latest=str(newest.relative_to(workspace)), step=_step(newest), verified=True, count=len(complete)
+        latest=str(newest.relative_to(workspace)),
+        step=_step(newest),
+        verified=True,
+        count=len(complete),
+        best_step=_step(best) if best is not None else None,
+        best_heldout_loss=f"{evaluated[best]:.6g}" if best is not None else None,
     )
 
 
@@ -61,11 +70,19 @@ def _step(checkpoint: Path) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _whole(checkpoint: Path) -> bool:
+def _notes(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the notes of a checkpoint's manifest, or None where it is not whole."""
     if _step(checkpoint) < 0:
-        return False
+        return None
     try:
-        files = json.loads((checkpoint / "manifest.json").read_bytes()).get("files", {})
-        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+        files = manifest.get("files", {})
+        whole = all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+        return dict(manifest.get("notes") or {}) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return None
+
+
+def _is_evaluated(checkpoint: Path, notes: Mapping[str, Any]) -> bool:
+    """Whether the notes tell the held-out loss of this very step."""
+    return notes.get(EVALUATED_STEP) == _step(checkpoint) and isinstance(notes.get(HELD_OUT_LOSS), float)

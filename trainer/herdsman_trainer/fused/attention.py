@@ -32,7 +32,7 @@ class Attended:
 def attend(qkv: torch.Tensor, packed: Packed, heads: int, kv_heads: int, *, keep: bool) -> Attended:
     """Attend with the queries, keys and values of (T, (heads + 2 · kv_heads) · size); `keep` for a gradient."""
     size = qkv.shape[1] // (heads + 2 * kv_heads)
-    split = qkv.detach().view(len(qkv), -1, size).split([heads, kv_heads, kv_heads], dim=1)
+    split = torch.split(qkv.detach().view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
     states = tuple(each.detach().requires_grad_(keep) for each in split)
     query, key, value = states
     with torch.set_grad_enabled(keep):
@@ -67,9 +67,7 @@ def _packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
     return result[0] if isinstance(result, tuple) else result
 
 
-def _one_by_one(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
-) -> torch.Tensor:
+def _one_by_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
     """Attend in one sequence after the other, where there is no kernel for all."""
-    pieces = zip(*(each.split(list(lengths)) for each in (query, key, value)), strict=True)
+    pieces = zip(*(torch.split(each, list(lengths)) for each in (query, key, value)), strict=True)
     return torch.cat([_equal(q, k, v, 1)[0] for q, k, v in pieces])

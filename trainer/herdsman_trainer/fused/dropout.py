@@ -6,6 +6,7 @@ is made again in the backward pass instead of being stored, and leaves no genera
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,35 @@ class Dropout:
         return values * (self.kept(values.shape[1]) * self.scale).to(values.dtype)
 
 
+class Places:
+    """Where the tokens stand that are computed now: what transformers' modules are told beside their inputs."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.keys: torch.Tensor | None = None
+
+    def take(self, places: npt.NDArray[np.int64] | None, width: int, device: torch.device) -> None:
+        """Stand at rows of `width` tokens, whose places are given; without any nothing is dropped."""
+        rows = [] if places is None else [token_keys(self._seed, int(place), width) for place in places]
+        self.keys = torch.from_numpy(np.concatenate(rows)).to(device) if rows else None
+
+
+class PlacedDropout(torch.nn.Module):
+    """Dropout of (rows, width, columns) values by their places, for modules that are computed by PyTorch itself."""
+
+    def __init__(self, places: Places, site: int, probability: float) -> None:
+        super().__init__()
+        self._places = places
+        self._site = site
+        self._threshold = threshold_of(probability)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop values while training."""
+        if not self.training or not self._threshold or self._places.keys is None:
+            return x
+        return Dropout(self._places.keys, self._site, self._threshold).apply(x.flatten(0, -2)).view(x.shape)
+
+
 def threshold_of(probability: float) -> int:
     """Return the threshold for a probability from 0 to below 1."""
     return min(round(probability * STEPS), STEPS - 1)
@@ -68,14 +98,15 @@ def site_hash(layer: int, site: int) -> int:
 def token_keys(seed: int, place: int, length: int) -> npt.NDArray[np.int32]:
     """Return a hash of each token of the sequence at `place` in the training stream."""
     with np.errstate(over="ignore"):
-        row = _mixed(np.array([seed], np.uint64) * _GOLDEN + np.uint64(place))
+        row = _mixed(np.array([seed], np.uint64) * _GOLDEN + np.array([place], np.uint64))
         return (_mixed(row + np.arange(length, dtype=np.uint64)) >> np.uint64(32)).astype(np.uint32).view(np.int32)
 
 
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mixed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea & Flood 2014)."""
     with np.errstate(over="ignore"):
         values = values + _GOLDEN
         values = (values ^ (values >> np.uint64(30))) * _FIRST
         values = (values ^ (values >> np.uint64(27))) * _SECOND
-        return values ^ (values >> np.uint64(31))
+        result: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+        return result

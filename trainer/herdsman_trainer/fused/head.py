@@ -4,12 +4,13 @@ from types import ModuleType
 
 import torch
 
+from herdsman.api.memory import LOGIT_BYTES
 from herdsman_trainer.fused.gradients import Gradient
 from herdsman_trainer.fused.packing import Packed
 
 ALIGNMENT = 128
 """Rows of the head in memory are a multiple of it: the products of 49,953 rows take five times as long as of 50,048."""
-LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+PIECE_BYTES = {"cpu": 32 << 20, "cuda": LOGIT_BYTES}
 """Memory of one piece of the logits."""
 
 
@@ -40,6 +41,11 @@ class Head:
         """Copy the matrix in the type of the products, with rows of zeros up to the alignment."""
         if self._copy is not None:
             self._copy[: self._rows].copy_(self._weight.detach())
+
+    def logits(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the logits after each of the states, (T, vocabulary)."""
+        found: torch.Tensor = self._ops.rms_norm(h, self._norm, self._epsilon)[0] @ self._matrix.t()
+        return found[:, : self._rows]
 
     def losses(self, h: torch.Tensor, packed: Packed) -> torch.Tensor:
         """Return the loss of every target, (M), float32."""
@@ -81,8 +87,8 @@ class Head:
         return self._weight.detach() if self._copy is None else self._copy
 
     def _pieces(self, x: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        most = max(1, LOGIT_BYTES[x.device.type] // (self._rows * x.element_size()))
-        return list(zip(x.split(most), labels.split(most), strict=True)) if len(x) else []
+        most = max(1, PIECE_BYTES[x.device.type] // (self._rows * x.element_size()))
+        return list(zip(torch.split(x, most), torch.split(labels, most), strict=True)) if len(x) else []
 
 
 def aligned_rows(weight: torch.Tensor) -> int:

@@ -332,10 +332,8 @@ def swiglu_backward(dact, gate_up, tokens, width, BT: tl.constexpr, BK: tl.const
 
 
 @triton.jit
-def cross_entropy(
-    logits, labels, losses, scale, vocabulary, width, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):
-    """losses = −log softmax at the labels; with GRADIENT logits become scale · (softmax − one-hot). One row a program."""
+def cross_entropy(logits, labels, losses, scale, vocabulary, width, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+    """losses = −log softmax at the labels; with GRADIENT logits become scale · (softmax − one-hot); a row a program."""
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * width
     label = tl.load(labels + row)

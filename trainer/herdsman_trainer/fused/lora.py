@@ -86,6 +86,7 @@ class LoraStore:
         scale: float,
         dtype: torch.dtype,
         device: torch.device,
+        rearrange: bool = True,
     ) -> None:
         self._values = torch.empty(sum(group.values(rank) for group in groups), dtype=dtype, device=device)
         self._gradients = torch.empty(0, device=device)
@@ -97,16 +98,14 @@ class LoraStore:
             middle, offset = offset + wide, offset + group.values(rank)
             a = self._values[middle - wide : middle].view(-1, group.inputs)
             self.groups.append(LoraGroup(group.parts, rank, scale, a, self._values[middle:offset], none, none))
-        self._parameters = [
-            trained[f"{part.name}.lora_{letter}.weight"] for part, letter in self._each(self.groups)
-        ]
+        self._parameters = [trained[f"{part.name}.lora_{letter}.weight"] for part, letter in self._each(self.groups)]
         self._copies = [
             group.a[group.columns(part)] if letter == "A" else group.b_of(part)
             for group in self.groups
             for letter in "AB"
             for part in group.parts
         ]
-        for parameter, copy in zip(self._parameters, self._copies, strict=True):  # as they lie here, to be copied fast
+        for parameter, copy in zip(self._parameters, self._copies, strict=True) if rearrange else ():
             like = torch.empty_strided(copy.shape, copy.stride(), device=device)
             parameter.data = like.copy_(parameter.data)
 

@@ -1,6 +1,6 @@
-"""A Llama whose passes are written out: sums the loss of a batch and its gradients, over the matrices of a TrainedModel."""
+"""A Llama whose passes are written out: the loss of a batch and its gradients, over the matrices of a TrainedModel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,19 +10,19 @@ from transformers import LlamaForCausalLM
 from herdsman.api.v1alpha1.recipes import BaseFormat, Recompute
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.fused import plain_ops
-from herdsman_trainer.fused.block import DOWN, GATE_UP, QKV, Block, O, Pass
-from herdsman_trainer.fused.dropout import threshold_of
+from herdsman_trainer.fused.block import DOWN, GATE_UP, OUT, QKV, Block, Pass
+from herdsman_trainer.fused.dropout import PlacedDropout, Places, site_hash, threshold_of
 from herdsman_trainer.fused.frozen import FORMATS, Frozen
 from herdsman_trainer.fused.gradients import Gradient
 from herdsman_trainer.fused.head import Head, aligned_rows
 from herdsman_trainer.fused.lora import Group, LoraGroup, LoraStore, Part
-from herdsman_trainer.fused.packing import Packed, pack
+from herdsman_trainer.fused.packing import Packed, pack, plain_batch
 from herdsman_trainer.fused.recording import Recorder
 from herdsman_trainer.lora import TrainedModel
 
 SITES: dict[int, tuple[str, ...]] = {
     QKV: ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    O: ("self_attn.o_proj",),
+    OUT: ("self_attn.o_proj",),
     GATE_UP: ("mlp.gate_proj", "mlp.up_proj"),
     DOWN: ("mlp.down_proj",),
 }
@@ -41,6 +41,18 @@ def why_not(model: TrainedModel) -> str | None:
     return None
 
 
+def place_dropout(model: TrainedModel, seed: int) -> Places:
+    """Let peft's modules drop what the passes written out would drop, and return what has to be told the places."""
+    places = Places(seed)
+    for layer in _layers(model.base):
+        for site, names in SITES.items():
+            for name in names:
+                module: Any = model.base.get_submodule(f"model.layers.{layer}.{name}")
+                if hasattr(module, "lora_dropout"):
+                    module.lora_dropout["default"] = PlacedDropout(places, site_hash(layer, site), model.dropout)
+    return places
+
+
 class FusedModel:
     """Computes with the matrices of `model`, which stays usable: its frozen weights become parts of larger ones."""
 
@@ -52,7 +64,9 @@ class FusedModel:
         seed: int,
         recompute: Recompute = "None",
         base_format: BaseFormat = "Native",
+        rearrange: bool = True,
     ) -> None:
+        """`rearrange` lets trained parameters lie in memory as they are copied fastest."""
         base = model.base
         self._base = base
         self._dtype = dtype
@@ -72,6 +86,7 @@ class FusedModel:
             scale=settings.scale,
             dtype=dtype,
             device=device,
+            rearrange=rearrange,
         )
         made = iter(self._store.groups)
         lora = [next(made) if group.parts else None for group in groups]
@@ -86,9 +101,7 @@ class FusedModel:
             self._embedding_gradient = self._head_gradient
         norm, epsilon = base.model.norm.weight.detach().to(dtype), base.config.rms_norm_eps
         self._head = Head(head, self._head_gradient, norm, epsilon, dtype, ops)
-        self._run: Callable[[Packed, torch.Tensor, bool], torch.Tensor] = self._pass
-        if device.type == "cuda" and recompute == "None":
-            self._run = Recorder(self._pass)
+        self._recorder = Recorder(self._pass) if device.type == "cuda" else None
         self._store.refresh()
 
     def refresh(self) -> None:
@@ -99,24 +112,38 @@ class FusedModel:
 
     @torch.no_grad()
     def accumulate(self, batch: Batch, scale: float) -> torch.Tensor:
-        """Add the gradients of `scale` times the summed loss; returns the sum itself, without waiting for the device."""
+        """Add the gradients of `scale` times the summed loss; returns the sum, without waiting for the device."""
         device = self._embedding.device
         packed = pack(batch, device, self._seed)
         missing = [each.attach() for each in (self._head_gradient, self._embedding_gradient) if each is not None]
         first = self._store.attach_gradients() or any(missing)
-        return self._run(packed, torch.tensor(scale, device=device), first)
+        run = self._recorder if self._recorder is not None and self.recompute == "None" else self._pass
+        return run(packed, torch.tensor(scale, device=device), first)
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> torch.Tensor:
         """Return the loss of every target without dropout, (rows, width − 1), float32; zero elsewhere."""
         packed = pack(batch, self._embedding.device)
+        losses = self._head.losses(self._states(packed), packed)
+        result = torch.zeros(packed.rows * (packed.width - 1), device=losses.device)
+        return result.index_copy_(0, packed.cells, losses).view(packed.rows, -1)
+
+    @torch.no_grad()
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every position without dropout, (rows, length, vocabulary); zeros at padding."""
+        packed = pack(plain_batch(input_ids, attention_mask), self._embedding.device)
+        found = self._head.logits(self._states(packed))
+        result = torch.zeros(*input_ids.shape, found.shape[1], dtype=found.dtype, device=found.device)
+        result[attention_mask.bool().to(found.device)] = found
+        return result
+
+    def _states(self, packed: Packed) -> torch.Tensor:
+        """Return the states before the last norm, without dropout and without keeping anything."""
         run = self._pass_of(packed, 0)
         h = self._embed(packed)
         for block in self._blocks:
             h = block.forward(h, run, None)[0]
-        losses = self._head.losses(h, packed)
-        result = torch.zeros(packed.rows * (packed.width - 1), device=losses.device)
-        return result.index_copy_(0, packed.cells, losses).view(packed.rows, -1)
+        return h
 
     def _pass(self, packed: Packed, scale: torch.Tensor, first: bool) -> torch.Tensor:
         """Run forward and backward; `first`: gradients have no value yet."""
@@ -136,7 +163,8 @@ class FusedModel:
             if first and self._embedding_gradient is not self._head_gradient:
                 self._embedding_gradient.whole.zero_()
             self._embedding_gradient.whole.index_add_(0, packed.ids, dh.float())
-        return losses.sum()
+        total: torch.Tensor = losses.sum()
+        return total
 
     def _pass_of(self, packed: Packed, threshold: int) -> Pass:
         like = torch.empty(0, dtype=torch.float32, device=packed.ids.device)
@@ -144,7 +172,8 @@ class FusedModel:
         return Pass(packed, cos[0].contiguous(), sin[0].contiguous(), threshold)
 
     def _embed(self, packed: Packed) -> torch.Tensor:
-        return self._embedding.detach()[packed.ids].to(self._dtype)
+        found: torch.Tensor = self._embedding.detach()[packed.ids]
+        return found.to(self._dtype)
 
 
 def operations(base: LlamaForCausalLM, device: torch.device, rank: int) -> ModuleType:
@@ -162,7 +191,7 @@ def _layers(base: LlamaForCausalLM) -> range:
     return range(base.config.num_hidden_layers)
 
 
-def _linear(base: LlamaForCausalLM, layer: int, name: str) -> torch.nn.Module:
+def _linear(base: LlamaForCausalLM, layer: int, name: str) -> Any:
     """Return a projection, the one inside where peft has wrapped it."""
     module: Any = base.get_submodule(f"model.layers.{layer}.{name}")
     return getattr(module, "base_layer", module)
@@ -191,7 +220,8 @@ def _block(
     config = base.config
     module = base.model.layers[layer]
     device = base.model.embed_tokens.weight.device
-    weights = tuple(_frozen([_linear(base, layer, name) for name in SITES[site]], base_format, device) for site in SITES)
+    linears = [[_linear(base, layer, name) for name in names] for names in SITES.values()]
+    weights = tuple(_frozen(each, base_format, device) for each in linears)
     return Block(
         layer=layer,
         heads=config.num_attention_heads,
@@ -211,7 +241,8 @@ def _frozen(linears: Sequence[Any], base_format: BaseFormat, device: torch.devic
     The modules' own weights become views of it; in a format of fewer bits they are left without values, for the whole
     would be there twice.
     """
-    whole = torch.cat([linear.weight.detach() for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
+    parts = [linear.weight.detach() for linear in linears]
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
     start = 0
     for linear in linears:
         stop = start + linear.weight.shape[0]

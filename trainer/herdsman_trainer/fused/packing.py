@@ -1,8 +1,10 @@
 """Packs the sequences of a batch behind each other: no padding is computed, and no sequence sees another."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from herdsman_trainer.batches import IGNORED, Batch
@@ -67,7 +69,7 @@ def pack(batch: Batch, device: torch.device, seed: int = 0) -> Packed:
     places = np.arange(rows) if batch.places is None else batch.places
     keys = [token_keys(seed, int(place), int(size)) for place, size in zip(places, real.sum(axis=1), strict=True)]
 
-    def on_device(array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    def on_device(array: npt.NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -83,3 +85,9 @@ def pack(batch: Batch, device: torch.device, seed: int = 0) -> Packed:
         rows=rows,
         width=width,
     )
+
+
+def plain_batch(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Batch:
+    """Return ids and a mask as a batch without targets."""
+    ids, mask = input_ids.cpu().numpy(), attention_mask.cpu().numpy()
+    return Batch(ids, np.full_like(ids, IGNORED), mask, np.zeros(ids.shape, bool))

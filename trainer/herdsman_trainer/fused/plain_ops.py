@@ -8,7 +8,6 @@ import torch
 from herdsman_trainer.fused.dropout import Dropout
 from herdsman_trainer.fused.lora import LoraGroup
 
-
 Norm = tuple[torch.Tensor, torch.Tensor]
 """The weight of a norm and 1 / root mean square of each row."""
 
@@ -41,9 +40,7 @@ def lora_up_(y: torch.Tensor, xa: torch.Tensor, group: LoraGroup) -> None:
         y[:, part.start : part.stop] += xa[:, group.columns(part)] @ group.b_of(part).t()
 
 
-def output(
-    y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None
-) -> torch.Tensor:
+def output(y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
     """Return the residual stream (T, d) after y was added to it, with B·xa of a group of one projection."""
     if group is not None and xa is not None:
         lora_up_(y, xa, group)

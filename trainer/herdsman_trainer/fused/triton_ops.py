@@ -67,9 +67,7 @@ def lora_down(x: torch.Tensor, group: LoraGroup, dropout: Dropout | None) -> tor
     return _thin(x, group.a, group.scale, dropout)
 
 
-def output(
-    y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None
-) -> torch.Tensor:
+def output(y: torch.Tensor, residual: torch.Tensor, xa: torch.Tensor | None, group: LoraGroup | None) -> torch.Tensor:
     """Return the residual stream after y was added to it, with LoRA of one projection, in the place of y."""
     if group is None or xa is None:
         return y.add_(residual)

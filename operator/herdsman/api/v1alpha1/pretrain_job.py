@@ -7,7 +7,8 @@ from pydantic import ConfigDict, Field, model_validator
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, Stage
-from herdsman.api.v1alpha1.schema import cel
+from herdsman.api.v1alpha1.report_to import ReportTo
+from herdsman.api.v1alpha1.schema import MUTABLE, cel
 from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Status
 
@@ -38,6 +39,8 @@ class PretrainJobSpec(RunPolicy):
     """EmbeddingsOnly, LoRA (with embeddings and head) or Full."""
     recipe: PretrainRecipe = Field(default_factory=PretrainRecipe)
     """How; the preset fills what is not set."""
+    report_to: ReportTo = Field(default_factory=ReportTo, json_schema_extra=MUTABLE)
+    """Trackers of experiments that hear of every step; a change holds from the next attempt on."""
 
     @model_validator(mode="after")
     def _rules(self) -> "PretrainJobSpec":

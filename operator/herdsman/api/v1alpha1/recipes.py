@@ -1,10 +1,13 @@
 """Recipes: how a model is trained, and the published presets that fill what a manifest leaves out."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel
+from herdsman.api.v1alpha1.divergence import Divergence
+from herdsman.api.v1alpha1.samples import Samples
+from herdsman.api.v1alpha1.schema import cel
 
 Preset = Literal["chinese-llama-v1", "chinese-llama-v2", "llama-3-chinese-v3"]
 Stage = Literal["EmbeddingsOnly", "LoRA", "Full"]
@@ -68,10 +71,34 @@ class Checkpoints(ApiModel):
     """Optimizer steps between checkpoints; at most this much work is lost."""
     keep_last: int | None = Field(default=None, ge=1, le=100)
     """Checkpoints kept; an older one goes only after a newer one was verified."""
+    keep_best: int = Field(default=0, ge=0, le=100)
+    """Checkpoints with the least held-out loss that are kept beside them; a step that evaluates among the best is
+    saved. Needs evaluateEverySteps."""
+    publish: Literal["Last", "Best"] = "Last"
+    """Whose weights become the artifact: those of the last step, or of the evaluated step with the least held-out loss.
+    Best keeps that checkpoint, and needs evaluateEverySteps."""
+    background: bool | None = None
+    """Whether the training goes on while a checkpoint is written, from a copy in the memory of rank 0's host, 12 bytes
+    a trained parameter; unless set, where that memory is free."""
+
+    @property
+    def best(self) -> int:
+        """Checkpoints with the least held-out loss to keep."""
+        return max(self.keep_best, 1 if self.publish == "Best" else 0)
+
+
+_BEST = "checkpoints.keepBest and publish: Best compare evaluations: set evaluateEverySteps"
+_BEST_RULE = (
+    "has(self.evaluateEverySteps) || !has(self.checkpoints) || "
+    "((!has(self.checkpoints.keepBest) || self.checkpoints.keepBest == 0) && "
+    "(!has(self.checkpoints.publish) || self.checkpoints.publish == 'Last'))"
+)
 
 
 class TrainingRecipe(ApiModel):
     """What pre-training and instruction tuning share."""
+
+    model_config = ConfigDict(json_schema_extra=cel((_BEST_RULE, _BEST)))
 
     preset: Preset = "chinese-llama-v1"
     """The published recipe whose values fill every field that is not set here."""
@@ -94,8 +121,8 @@ class TrainingRecipe(ApiModel):
     precision: Precision | None = None
     """The type of the matrix products; trained weights and optimizer stay in float32."""
     base_format: BaseFormat = "Native"
-    """How the frozen weights are kept: Native in 16 bits (or float32), Int8 and NF4 (4 bits, double quantisation) to save
-    memory; FP8 also multiplies in fp8, which is faster on GPUs that can and less exact. Not for stage Full."""
+    """How the frozen weights are kept: Native in 16 bits (or float32), Int8 and NF4 (4 bits, double quantisation) to
+    save memory; FP8 also multiplies in fp8, which is faster on GPUs that can, and less exact. Not for stage Full."""
     recompute: Recompute | None = None
     """What is computed again in the backward pass to save memory: Full is gradient checkpointing, about a third slower;
     Selective gate and up alone, a seventh slower. The least that the memory allows, unless set."""
@@ -109,8 +136,18 @@ class TrainingRecipe(ApiModel):
     """The share of the documents or records kept for evaluation; chosen by a hash of their text."""
     new_rows: Literal["Mean", "Normal"] = "Mean"
     """How rows of a grown vocabulary start: Mean of the rows of the old pieces that spell it, or Normal(0, 0.02)."""
+    divergence: Divergence = Field(default_factory=Divergence)
+    """What happens when loss or gradient are not finite, or the loss runs away."""
+    samples: Samples = Field(default_factory=Samples)
+    """What the model is given to write for the report, before and after."""
     seed: int = Field(default=42, ge=0, le=4294967295)
     """The seed of order, dropout and initialisation."""
+
+    @model_validator(mode="after")
+    def _best_is_evaluated(self) -> Self:
+        if self.checkpoints.best and self.evaluate_every_steps is None:
+            raise ValueError(_BEST)
+        return self
 
 
 class PretrainRecipe(TrainingRecipe):

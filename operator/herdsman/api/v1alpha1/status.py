@@ -91,7 +91,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     """The volume has no space left."""
     DIVERGED = "Diverged"
-    """The loss is not finite."""
+    """The loss is not finite, or ran away at the start."""
     INTERRUPTED = "Interrupted"
     """Stopped from outside after saving."""
     TEMPORARY = "Temporary"
@@ -163,6 +163,8 @@ class Artifact(ApiModel):
     """The prompt template the model was tuned with."""
     formats: list[Literal["huggingface", "pth", "gguf"]] = Field(default_factory=list, max_length=3)
     """Models: the forms it is stored in; none listed means huggingface alone."""
+    report: str | None = Field(default=None, max_length=64)
+    """The file in that directory that tells how it was made, with curves and samples, for a browser."""
 
 
 class Metric(ApiModel):
@@ -193,6 +195,8 @@ class Progress(ApiModel):
     """What is being done just now, in a few words."""
     metrics: list[Metric] = Field(default_factory=list, max_length=20)
     """Figures such as loss."""
+    loss_curve: str | None = Field(default=None, max_length=32)
+    """The loss from the first step until now, as blocks between its least and its greatest value: █▅▃▂▂▁."""
     last_updated_time: datetime | None = None
     """When the trainer last wrote this."""
 
@@ -208,6 +212,10 @@ class CheckpointStatus(ApiModel):
     """Whether its digests were checked."""
     count: int = Field(default=0, ge=0, le=MAX_COUNT)
     """How many are kept."""
+    best_step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+    """The step of the kept one with the least held-out loss, where recipe.checkpoints asks for it."""
+    best_heldout_loss: str | None = Field(default=None, max_length=32)
+    """Its held-out loss, in nats a token; a string, because the API knows no floats."""
 
 
 class Attempt(ApiModel):

@@ -19,7 +19,7 @@ def recipe_of(resource: PretrainJob) -> PretrainRecipe:
     """Return the recipe with nothing left open."""
     spec = resource.spec
     resolved = resolve_pretrain(spec.recipe, spec.stage)
-    return recipes.definite(spec.recipe, resolved, spec.compute, resolved.block_size or 512)
+    return recipes.definite(spec.recipe, resolved, spec.compute)
 
 
 def needs(resource: PretrainJob) -> Sequence[Need]:
@@ -43,7 +43,7 @@ def contract(resource: PretrainJob, inputs: Inputs, world: World) -> Problem | N
 def config(resource: PretrainJob, frame: Frame, inputs: Inputs, site: Site) -> PretrainConfig:
     """Return the configuration of one attempt."""
     spec, recipe = resource.spec, recipe_of(resource)
-    members = training.members(inputs, spec.compute, recipe, site)
+    members = training.members(resource, inputs, recipe, site)
     return PretrainConfig(**frame.members(), **members, stage=spec.stage, recipe=recipe)
 
 
@@ -53,4 +53,11 @@ def sketch(resource: PretrainJob, world: World) -> estimate.Sketch:
     return training.sketch(resource, recipe, resource.spec.stage, recipe.block_size or 512, world)
 
 
-RULES = RunKind(needs=needs, estimate=sketch, problem=problem, contract=contract, config=config)
+RULES = RunKind(
+    needs=needs,
+    estimate=sketch,
+    problem=problem,
+    contract=contract,
+    config=config,
+    environment=training.environment,
+)

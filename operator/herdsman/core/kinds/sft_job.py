@@ -19,7 +19,7 @@ def recipe_of(resource: SFTJob) -> SFTRecipe:
     """Return the recipe with nothing left open."""
     spec = resource.spec
     resolved = resolve_sft(spec.recipe)
-    return recipes.definite(spec.recipe, resolved, spec.compute, resolved.max_length or 512)
+    return recipes.definite(spec.recipe, resolved, spec.compute)
 
 
 def needs(resource: SFTJob) -> Sequence[Need]:
@@ -41,7 +41,7 @@ def contract(resource: SFTJob, inputs: Inputs, world: World) -> Problem | None:
 def config(resource: SFTJob, frame: Frame, inputs: Inputs, site: Site) -> SFTConfig:
     """Return the configuration of one attempt."""
     recipe = recipe_of(resource)
-    return SFTConfig(**frame.members(), **training.members(inputs, resource.spec.compute, recipe, site), recipe=recipe)
+    return SFTConfig(**frame.members(), **training.members(resource, inputs, recipe, site), recipe=recipe)
 
 
 def sketch(resource: SFTJob, world: World) -> estimate.Sketch:
@@ -50,4 +50,11 @@ def sketch(resource: SFTJob, world: World) -> estimate.Sketch:
     return training.sketch(resource, recipe, "LoRA", recipe.max_length or 512, world)
 
 
-RULES = RunKind(needs=needs, estimate=sketch, problem=problem, contract=contract, config=config)
+RULES = RunKind(
+    needs=needs,
+    estimate=sketch,
+    problem=problem,
+    contract=contract,
+    config=config,
+    environment=training.environment,
+)

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from herdsman.api.v1alpha1.compute import Compute
+from herdsman.api.job_config import MLFLOW_CREDENTIAL_VARIABLES, MLFLOW_TOKEN_VARIABLE, WANDB_KEY_VARIABLE
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
+from herdsman.api.v1alpha1.report_to import ReportTo
+from herdsman.api.v1alpha1.secrets import SecretKeyRef
 from herdsman.api.v1alpha1.sft_job import SFTJob
 from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
+from herdsman.core.environment import Entry, from_secret, no_hub
 from herdsman.core.inputs import ADAPTER, FILES, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
 from herdsman.core.kinds.recipes import deepspeed_of
 from herdsman.core.known_shapes import adapter_rows, model_shape
@@ -45,10 +48,35 @@ def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | No
     )
 
 
-def members(inputs: Inputs, compute: Compute, recipe: PretrainRecipe | SFTRecipe, site: Site) -> dict[str, Any]:
+def members(
+    resource: PretrainJob | SFTJob, inputs: Inputs, recipe: PretrainRecipe | SFTRecipe, site: Site
+) -> dict[str, Any]:
     """Return the members of TrainingConfig."""
     entries = {name.removeprefix("spec."): found.to_input(site) for name, found in inputs.found.items()}
-    return {**entries, "device": "cuda" if compute.gpus_per_node else "cpu", "deepspeed": deepspeed_of(recipe)}
+    device = "cuda" if resource.spec.compute.gpus_per_node else "cpu"
+    return {
+        **entries,
+        "device": device,
+        "deepspeed": deepspeed_of(recipe),
+        "report_to": resource.spec.report_to,
+    }
+
+
+def environment(resource: PretrainJob | SFTJob, site: Site) -> Sequence[Entry]:
+    """Return the keys of the trackers, which lie in Secrets; a training asks no hub."""
+    return [*no_hub(site), *_keys(resource.spec.report_to)]
+
+
+def _keys(report_to: ReportTo) -> list[Entry]:
+    found = []
+    if report_to.wandb is not None and report_to.wandb.api_key is not None:
+        found.append(from_secret(WANDB_KEY_VARIABLE, report_to.wandb.api_key))
+    if report_to.mlflow is not None and report_to.mlflow.token is not None:
+        found.append(from_secret(MLFLOW_TOKEN_VARIABLE, report_to.mlflow.token))
+    if report_to.mlflow is not None and report_to.mlflow.credentials_secret is not None:
+        secret = report_to.mlflow.credentials_secret
+        found += [from_secret(name, SecretKeyRef(name=secret, key=name)) for name in MLFLOW_CREDENTIAL_VARIABLES]
+    return found
 
 
 def sketch(
