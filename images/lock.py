@@ -54,7 +54,7 @@ def locks() -> list[Lock]:
         Lock("torch", f"what {TORCH} needs, without it", requirements=(TORCH,)),
         Lock("torch-cuda", f"{TORCH} and its CUDA libraries", requirements=(TORCH,), cuda=True),
         Lock("operator", "the operator", extras=("operator",)),
-        Lock("trainer", "the trainer", extras=("trainer", "deepspeed"), constraints=("torch",)),
+        Lock("trainer", "the trainer", extras=("trainer", "deepspeed", "trackers"), constraints=("torch",)),
         Lock("server", "the server", extras=("server",), constraints=("torch", "trainer")),
     ]
 

@@ -19,7 +19,7 @@ from herdsman.core.pods import USER
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"
 ENTRY_POINTS = {"operator": "herdsman.kube", "trainer": "herdsman_trainer", "server": "herdsman_server"}
-EXTRAS = {"operator": ("operator",), "trainer": ("trainer", "deepspeed"), "server": ("server",)}
+EXTRAS = {"operator": ("operator",), "trainer": ("trainer", "deepspeed", "trackers"), "server": ("server",)}
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCKED = re.compile(r"([a-z0-9-]+)==(\S+) \\((?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)+)\n(?: +#.*\n)*")
 every_image = pytest.mark.parametrize("name", ENTRY_POINTS)
