@@ -8,6 +8,7 @@ from herdsman.core.plan import plan
 from herdsman.core.world import Key, ServerFacts
 
 MERGED = finished(lora_merge())
+NO_ACTIVATOR = (Key("Deployment", "ma-chat"), Key("Service", "mr-chat"))
 
 
 def planned(server=None, **spec):
@@ -20,7 +21,7 @@ def optional(**spec):
 
 def test_a_plain_server_has_nothing_beside_it():
     assert optional() == {}
-    assert planned().unwanted == tuple(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS)
+    assert planned().unwanted == (*(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS), *NO_ACTIVATOR)
 
 
 def test_an_ingress_leads_to_the_service():
@@ -117,8 +118,9 @@ def test_all_of_it_belongs_to_the_server_and_has_its_name():
 
 
 def test_what_is_no_longer_asked_for_is_unwanted():
-    assert planned(ingress={"host": "a.b"}).unwanted == tuple(
-        Key(kind, "ms-chat") for kind in OPTIONAL_KINDS if kind != "Ingress"
+    assert planned(ingress={"host": "a.b"}).unwanted == (
+        *(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS if kind != "Ingress"),
+        *NO_ACTIVATOR,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from herdsman.core.serving import CONTAINER, GENERATION, config_of
+from herdsman.core.serving import ASLEEP, CONTAINER, GENERATION, config_of
 from herdsman.core.world import PodFacts, ServerFacts
 from herdsman.kube.pod_facts import Body, Cause, pod_facts, shortened
 
@@ -19,7 +19,8 @@ def server_facts(
     """
     metadata, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status") or {}
     wanted = spec.get("replicas", 1)
-    made_from = (metadata.get("annotations") or {}).get(GENERATION, "0")
+    annotations = metadata.get("annotations") or {}
+    made_from = annotations.get(GENERATION, "0")
     seen = (status.get("observedGeneration") or 0) >= (metadata.get("generation") or 0)
     rolled_out = (
         seen
@@ -38,6 +39,7 @@ def server_facts(
         wanted=wanted,
         config=config_of(deployment) if rolled_out else None,
         configs=tuple(configs),
+        asleep=ASLEEP in annotations and wanted == 0,
     )
 
 

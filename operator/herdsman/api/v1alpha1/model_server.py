@@ -113,6 +113,24 @@ class Autoscaling(ApiModel):
         return self
 
 
+class ScaleToZero(ApiModel):
+    """No replica is kept while nobody asks. An activator takes the requests of clients, holds those that come while no
+    replica answers, has one started, and passes them on. With autoscaling the number follows the load from one upwards.
+    `herdsman run` keeps its process."""
+
+    after_idle_seconds: int = Field(default=900, ge=5, le=604800)
+    """Seconds without a request after which the replicas go. Probes and lists of the models are no requests here, nor
+    is what comes without a right key where one is needed."""
+    hold_seconds: int = Field(default=600, ge=1, le=86400)
+    """Seconds a request waits for a replica at most; 503 with Retry-After after that."""
+    hold_requests: int | None = Field(default=None, ge=1, le=10000)
+    """Requests that wait for a replica at most; more are refused with 429 and Retry-After. Unless set,
+    limits.queueLength: as many as one replica then lets wait."""
+    activators: int = Field(default=1, ge=1, le=8)
+    """Pods that hold requests and pass them on. One that is moved is replaced without a gap; several outlast the loss of
+    a node."""
+
+
 class DisruptionBudget(OneOf):
     """How many replicas may be evicted at once, by a node that is drained for example."""
 
@@ -198,6 +216,8 @@ class ModelServerSpec(ApiModel):
     """A way in from outside the cluster."""
     autoscaling: Autoscaling | None = None
     """The number of replicas follows the load."""
+    scale_to_zero: ScaleToZero | None = None
+    """No replica is kept while nobody asks; the next request has one started, and waits for it."""
     disruption_budget: DisruptionBudget | None = None
     """How many replicas may be evicted at once; one, unless set, where there are several."""
     monitoring: Monitoring = Field(default_factory=Monitoring)
