@@ -15,6 +15,7 @@ import herdsman_server.metrics
 import herdsman_trainer.metrics
 from admission import PROJECT
 from helm import CHART, executable, text
+from herdsman.activator.demand import Demand
 
 ALERTS = CHART / "alerts" / "herdsman.yaml"
 UNIT_TESTS = PROJECT / "tests" / "chart" / "alerts_test.yaml"
@@ -34,7 +35,8 @@ def existing() -> set[str]:
     kube = herdsman.kube.metrics
     operator = {*names_of(kube.Metrics().registry), *kube._GAUGES, *kube._FIGURE_HELP, *documented(kube)}
     trainer = {f"herdsman_train_{name}" for name in herdsman_trainer.metrics.GAUGES}
-    return operator | trainer | names_of(herdsman_server.metrics.ServerMetrics().registry)
+    activator = names_of(Demand().registry)
+    return operator | trainer | activator | names_of(herdsman_server.metrics.ServerMetrics().registry)
 
 
 def documented(module: Any) -> set[str]:

@@ -77,6 +77,9 @@ end
 if serves then
   return answer("Healthy", said("Ready"))
 end
+if progressing.reason == "ScaledToZero" then
+  return answer("Degraded", said("Ready"))
+end
 
 -- Not started yet: say what for.
 if inputs ~= nil and inputs.status == "False" and progressing.status ~= "True" and not is("Ready", "True") then
