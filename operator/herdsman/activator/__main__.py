@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,10 @@ from herdsman.activator.settings import Settings
 from herdsman.api_keys import ApiKeys
 
 KEY_FILE_VARIABLE = "HERDSMAN_API_KEY_FILE"
-DRAIN_SECONDS = 86400.0
-"""What is under way may take as long as its own limits allow; the pod's grace period ends before this."""
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+CLOSING_SECONDS = 1.0
+"""How long connections on which nothing is under way have to close."""
 log = logging.getLogger("herdsman.activator")
 
 
@@ -64,14 +67,16 @@ async def run(settings: Settings, host: str, port: int, control_port: int, accep
     """Serve both faces until a signal; returns the exit code."""
     activator = Activator(settings)
     clients = web.AppRunner(
-        client_app(activator), access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_SECONDS
+        client_app(activator), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS
     )
     control = web.AppRunner(control_app(activator), access_log=None)
     asked, again = _signals()
     try:
-        for runner, where in ((control, control_port), (clients, port)):
-            await runner.setup()
-            await web.TCPSite(runner, host, where).start()
+        listener = socket.create_server((host, port), backlog=BACKLOG)
+        await clients.setup()
+        await web.SockSite(clients, listener, backlog=BACKLOG).start()
+        await control.setup()
+        await web.TCPSite(control, host, control_port).start()
     except OSError as error:
         log.error("A port cannot be opened: %s", error)
         return 1
@@ -79,7 +84,7 @@ async def run(settings: Settings, host: str, port: int, control_port: int, accep
     await asked.wait()
     activator.draining = True
     log.info("Asked to end: what is under way is finished first.")
-    ending = asyncio.create_task(_end(clients, accept_seconds))
+    ending = asyncio.create_task(_end(activator, clients, listener, accept_seconds))
     hurry = asyncio.create_task(again.wait())
     await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)
     for task in (ending, hurry):
@@ -90,8 +95,17 @@ async def run(settings: Settings, host: str, port: int, control_port: int, accep
     return 0
 
 
-async def _end(clients: web.AppRunner, accept_seconds: float) -> None:
+async def _end(activator: Activator, clients: web.AppRunner, listener: socket.socket, accept_seconds: float) -> None:
+    """Take requests for a while more, then no connections, and return once everything is answered."""
     await asyncio.sleep(accept_seconds)
+    # Accepting ends before the socket is closed: asyncio would forget a connection that it has just accepted.
+    asyncio.get_running_loop().remove_reader(listener.fileno())
+    await asyncio.sleep(0.01)
+    for site in list(clients.sites):
+        await site.stop()
+    # Not left to the runner: it would leave those unanswered that have connected and not asked yet.
+    await asyncio.sleep(CLOSING_SECONDS)
+    await activator.finished()
     await clients.cleanup()
 
 

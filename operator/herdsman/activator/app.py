@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 
 import aiohttp
 from aiohttp import web
@@ -32,12 +33,14 @@ class Activator:
         """Whether it is about to end: each answer is then the last one of its connection."""
         self._room = WaitingRoom(settings.hold_requests, lambda: can_connect(host, port))
         self._session: aiohttp.ClientSession | None = None
+        self._under_way = 0
+        self._nothing = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request of a client."""
         opens = self._settings.keys.opens(request.headers.get("Authorization", "").encode(errors="surrogateescape"))
         wakes = opens and request.method != "OPTIONS" and not _is_quiet(request.path)
-        with self.demand.one() if wakes else contextlib.nullcontext():
+        with self._one(), self.demand.one() if wakes else contextlib.nullcontext():
             answer = await self._answer(request, wakes=wakes, opens=opens)
         if not isinstance(answer, web.Response):
             return answer  # a replica's, on its way already
@@ -45,6 +48,21 @@ class Activator:
             answer.force_close()
         origin = request.headers.get("Origin", "")
         return answers.allowed(answer, origin) if origin in self._settings.origins else answer
+
+    async def finished(self) -> None:
+        """Wait until no request is under way, counted or not."""
+        while self._under_way:
+            self._nothing.clear()
+            await self._nothing.wait()
+
+    @contextlib.contextmanager
+    def _one(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._nothing.set()
 
     async def close(self) -> None:
         """Close the connections to the replicas."""
