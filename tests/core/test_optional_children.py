@@ -75,6 +75,15 @@ def test_the_share_of_a_cpu_and_the_waiting_requests_may_count_together():
     assert second["type"] == "Pods"
 
 
+def test_tokens_a_second_may_count_too():
+    made = optional(autoscaling={**AUTO["autoscaling"], "targetTokensPerSecond": 400})["HorizontalPodAutoscaler"]
+    assert [metric["pods"]["metric"]["name"] for metric in made["spec"]["metrics"]] == [
+        "herdsman_server_waiting_requests",
+        "herdsman_server_completion_tokens_per_second",
+    ]
+    assert made["spec"]["metrics"][1]["pods"]["target"] == {"type": "AverageValue", "averageValue": "400"}
+
+
 BUDGETS = {
     "one replica needs none": ({}, None),
     "of several one may go": ({"replicas": 2}, {"maxUnavailable": 1}),

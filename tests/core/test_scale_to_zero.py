@@ -218,6 +218,13 @@ def test_a_server_without_replicas_is_idle_and_ready():
     assert "the next request has one started" in progressing.message
 
 
+def test_while_its_last_replica_ends_it_is_idle_already():
+    found = report(sleeper(), replace(ASLEEP, replicas=1, ready=1), told())
+    assert (found.phase, condition(found, "Ready").reason) == ("Idle", "ScaledToZero")
+    alone = report(sleeper(), replace(ASLEEP, replicas=1, ready=1), None)
+    assert (alone.phase, condition(alone, "Ready").reason) == ("Idle", "Ready")
+
+
 def test_without_an_activator_it_is_not_ready_and_the_cause_is_told():
     stuck = pod("ma-chat-1", container="activator", reason="ImagePullBackOff", message="no such image")
     found = report(sleeper(), ASLEEP, ActivatorFacts(ready=0, pods=(stuck,)))

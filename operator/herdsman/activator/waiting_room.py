@@ -1,4 +1,4 @@
-"""Where requests wait for a replica: a limited number, for a limited time, and one knock at the door for all of them."""
+"""Where requests wait for a replica: a limited number, for a limited time, with one knock at the door for all."""
 
 import asyncio
 import contextlib

@@ -75,9 +75,10 @@ def _ready(resource: ModelServer, world: World, progressing: Finding, trouble: F
     server = world.server
     if progressing.reason is Reason.SUSPENDED:
         return Finding("False", Reason.SUSPENDED, "Raise spec.replicas to serve.")
-    if server is not None and server.ready == 0 and (server.asleep or _slept(resource)) and trouble is None:
-        if world.activator is not None and world.activator.ready:
-            return Finding("True", Reason.SCALED_TO_ZERO, "Requests are taken, and held until a replica has started.")
+    rests = server is not None and (server.asleep or (server.ready == 0 and _slept(resource)))
+    if rests and trouble is None and world.activator is not None and world.activator.ready:
+        return Finding("True", Reason.SCALED_TO_ZERO, "Requests are taken, and held until a replica has started.")
+    if server is not None and server.asleep and server.ready == 0:
         return Finding("False", Reason.NOT_READY, f"No replica is kept, and{_activator_trouble(world)}")
     if server is None or server.ready == 0:
         return Finding("False", Reason.NOT_READY, f"No replica answers yet. {progressing.message}")
