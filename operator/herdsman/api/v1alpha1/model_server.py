@@ -135,8 +135,8 @@ class ScaleToZero(ApiModel):
     """Requests that wait for a replica at most; more are refused with 429 and Retry-After. Unless set,
     limits.queueLength: as many as one replica then lets wait."""
     activators: int = Field(default=1, ge=1, le=8)
-    """Pods that hold requests and pass them on. One that is moved is replaced without a gap; several outlast a node that
-    is lost."""
+    """Pods that hold requests and pass them on. One that is moved is replaced without a gap; several outlast the loss
+    of a node."""
 
 
 class DisruptionBudget(OneOf):
