@@ -1,6 +1,7 @@
 """The published OpenAPI description against the running server: whatever is sent, the answer is one described.
 
-`make fuzz-server` tries 10,000 requests in all (HERDSMAN_OPENAPI_CASES); the usual run is short. Both always try the same.
+`make fuzz-server` tries 10,000 requests in all (HERDSMAN_OPENAPI_CASES); the usual run is short. Both try the same each
+time.
 """
 
 import os
