@@ -284,6 +284,26 @@ def test_switched_off_it_is_suspended_and_nobody_holds_requests():
     assert run(story) == (("Suspended", 0, 0), 0, 1)
 
 
+def test_activators_that_a_quota_forbids_are_told_and_the_replicas_are_kept():
+    async def story():
+        station = Sleepy()
+        station.api.remove("Pod", NAMESPACE, "ma-chat-1")
+        roll_out = station.platform._roll_out
+        station.platform._roll_out = lambda body: body["metadata"]["name"] == "ms-chat" and roll_out(body)
+        await station.begin()
+        message = 'pods "ma-chat-x" is forbidden: exceeded quota: small'
+        failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+        station.api.change("Deployment", NAMESPACE, "ma-chat", {"status": {"conditions": [failed]}})
+        await station.settle(patience=5)
+        return station
+
+    station = run(story)
+    (told,) = (item for item in station.status(served())["conditions"] if item["type"] == "Progressing")
+    assert station.phase() == "Ready"
+    assert "no activator is ready: A quota forbids" in told["message"] or "exceeded quota" in told["message"]
+    assert station.front()["herdsman.dev/kind"] == "ModelServer", "clients reach the replicas"
+
+
 def slept(kill_at=None):
     """The story of a server that falls asleep and is woken, its operator killed after one request."""
 

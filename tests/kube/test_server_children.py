@@ -322,6 +322,48 @@ def test_a_missing_secret_is_the_cause_of_a_stuck_rollout_while_the_replicas_of_
     assert "1 of 1 replicas answer" in condition(station, "Progressing")["message"]
 
 
+def ended(code, *, reason="Error", message=""):
+    """A container that has ended and is held back."""
+    last = {"exitCode": code, "reason": reason, "message": message}
+    return {"waiting": {"reason": "CrashLoopBackOff"}}, {"terminated": last}
+
+
+DAMAGED = (
+    '{"reason": "BadInput", "message": "The file is damaged.", "file": "model.safetensors", "hint": "Copy it again."}'
+)
+CANNOT_LOAD = {
+    "a damaged file": (ended(42, message=DAMAGED), "BadInput", "model.safetensors: The file is damaged."),
+    "too little memory": (ended(137, reason="OOMKilled"), "OutOfMemory", "memory"),
+}
+
+
+@pytest.mark.parametrize("what", CANNOT_LOAD)
+def test_a_model_that_cannot_be_loaded_is_told_within_ten_seconds_while_the_replica_of_before_answers(what):
+    (state, last), reason, words = CANNOT_LOAD[what]
+
+    async def story():
+        station = await serving()
+        station.platform._roll_out = lambda _: None
+        await change(station, modelName="other")
+        station.api.change("Deployment", NAMESPACE, "ms-chat", {"status": {"replicas": 2, "updatedReplicas": 1}})
+        pod = station.api.add(pod_of_a_server("ms-chat-new", {"reason": "ContainerCreating"}))
+        container = {"name": "server", "state": state, "lastState": last, "restartCount": 1}
+        status = {"status": {"phase": "Running", "containerStatuses": [container]}}
+        station.api.change("Pod", NAMESPACE, pod["metadata"]["name"], status)
+        begun = station.seconds
+        while "failure" not in station.status(served()) and station.seconds < begun + 60:
+            await station.work()
+            station.seconds += 1
+        return station, station.seconds - begun
+
+    station, seconds = run(story)
+    status = station.status(served())
+    assert seconds <= 10
+    assert (status["phase"], status["failure"]["reason"]) == ("Degraded", reason)
+    assert words in status["failure"]["message"]
+    assert condition(station, "Ready")["status"] == "True"
+
+
 NO_SECRET = 'MountVolume.SetUp failed for volume "secret-0" : secret "chat-keys" not found'
 TOLD = {
     "a volume that another node holds": ("FailedAttachVolume", "Multi-Attach error for volume", "VolumeUnavailable"),

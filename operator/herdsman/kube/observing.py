@@ -6,11 +6,12 @@ from datetime import datetime
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import KINDS, AnyResource
 from herdsman.core import names, references
+from herdsman.core.activator import CONTAINER as ACTIVATOR
 from herdsman.core.world import ActivatorFacts, JobFacts, Key, PodFacts, ServerFacts
 from herdsman.kube.cache import ResourceKey, controller_uid, is_activator
 from herdsman.kube.facts import attempt_of, is_finished, is_preflight, job_facts, pods_are_known
 from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
-from herdsman.kube.server_facts import server_facts
+from herdsman.kube.server_facts import not_made, server_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
@@ -131,7 +132,7 @@ class Observer:
         return ActivatorFacts(
             ready=(body.get("status") or {}).get("readyReplicas") or 0,
             demand=self._shell.demands.of(pods),
-            pods=tuple(pod_facts(pod) for pod in pods),
+            pods=(*not_made(body, ACTIVATOR), *(pod_facts(pod) for pod in pods)),
         )
 
     def _deployment_named(self, name: str) -> Body | None:

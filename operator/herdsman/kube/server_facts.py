@@ -35,7 +35,7 @@ def server_facts(
         ready=status.get("readyReplicas") or 0,
         url=f"http://{metadata['name']}.{metadata['namespace']}.svc:{port}/v1",
         observed_generation=int(made_from) if rolled_out and made_from.isdigit() else 0,
-        pods=(*_not_made(deployment), *facts),
+        pods=(*not_made(deployment, CONTAINER), *facts),
         wanted=wanted,
         config=config_of(deployment) if rolled_out else None,
         configs=tuple(configs),
@@ -43,7 +43,7 @@ def server_facts(
     )
 
 
-def _not_made(deployment: Body) -> tuple[PodFacts, ...]:
+def not_made(deployment: Body, container: str) -> tuple[PodFacts, ...]:
     """Return a stand-in for the pods that a quota or a policy forbids, which only the Deployment tells of."""
     conditions = (deployment.get("status") or {}).get("conditions") or ()
     failing = (item for item in conditions if item["type"] == "ReplicaFailure" and item["status"] == "True")
@@ -52,4 +52,4 @@ def _not_made(deployment: Body) -> tuple[PodFacts, ...]:
     message = condition.get("message") or ""
     reason = "QuotaExceeded" if "exceeded quota" in message else "FailedCreate"
     name = deployment["metadata"]["name"]
-    return (PodFacts(name, container=CONTAINER, reason=reason, message=shortened(message)),)
+    return (PodFacts(name, container=container, reason=reason, message=shortened(message)),)
