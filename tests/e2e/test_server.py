@@ -95,8 +95,8 @@ with weights.open("r+b") as file:
 BROKEN = {
     "a damaged file": (
         {"model": {"volume": {"claim": "data", "path": "runs/broken"}}},
-        "BadInput",
-        "model.safetensors",
+        "ChecksumMismatch",
+        "model.safetensors: The file has",
     ),
     "too little memory": ({"compute": {"resources": {"cpu": "100m", "memory": "64Mi"}}}, "OutOfMemory", "memory"),
 }

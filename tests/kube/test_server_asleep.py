@@ -300,7 +300,8 @@ def test_activators_that_a_quota_forbids_are_told_and_the_replicas_are_kept():
     station = run(story)
     (told,) = (item for item in station.status(served())["conditions"] if item["type"] == "Progressing")
     assert station.phase() == "Ready"
-    assert "no activator is ready: A quota forbids" in told["message"] or "exceeded quota" in told["message"]
+    assert "no activator is ready: " in told["message"]
+    assert "exceeded quota: small" in told["message"]
     assert station.front()["herdsman.dev/kind"] == "ModelServer", "clients reach the replicas"
 
 
