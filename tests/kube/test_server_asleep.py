@@ -1,14 +1,11 @@
 """A server that sleeps while nobody asks: stories of an operator, its activators and the platform."""
 
-import asyncio
 import copy
 import json
 
 import pytest
 
 import builders
-from herdsman.kube.demand import Demands, read_demand, target_of
-from herdsman.kube.live import Target
 from kube.fake_api import Crash
 from kube.fake_platform import run_on
 from kube.station import NAMESPACE, Station, run
@@ -344,57 +341,3 @@ def test_killed_after_any_request_the_next_operator_ends_with_the_same_objects()
         station = slept(kill_at=number)
         assert left(station) == left(reference), f"killed after {call}"
         assert station.phase() == "Ready"
-
-
-# What an activator says.
-
-WRONG = [
-    b"",
-    b"[]",
-    b"null",
-    b'{"requests": "1", "idleSeconds": 0}',
-    b'{"requests": -1, "idleSeconds": 0}',
-    b'{"requests": 1}',
-]
-
-
-@pytest.mark.parametrize("said", WRONG)
-def test_nonsense_is_no_demand(said):
-    with pytest.raises(ValueError):
-        read_demand(said)
-
-
-TARGETS = {
-    "one that runs": (activator_pod(), True),
-    "one that waits for a node": (activator_pod(phase="Pending", podIP=None), False),
-    "one that has ended": (activator_pod(phase="Succeeded"), False),
-}
-
-
-@pytest.mark.parametrize("what", TARGETS)
-def test_who_is_asked(what):
-    pod, asked = TARGETS[what]
-    pod = {**pod, "metadata": {**pod["metadata"], "uid": "u"}}
-    target = target_of(pod)
-    assert (target is not None) is asked
-    if target is not None:
-        assert target == Target("u", target.parent, "10.0.0.9", 9400, "/demand")
-
-
-def test_only_news_wakes_anybody():
-    said = {"requests": 0, "idleSeconds": 1.0}
-
-    async def fetch(_target):
-        return json.dumps(said).encode()
-
-    async def story():
-        pod = activator_pod()
-        pods = [{**pod, "metadata": {**pod["metadata"], "uid": "u"}}]
-        demands, heard = Demands(fetch), []
-        for requests in (0, 0, 1, 2, 0):
-            said["requests"] = requests
-            heard.append(len(await demands.poll(pods)))
-        demands.keep(())
-        return heard, demands.of(pods)
-
-    assert asyncio.run(story()) == ([1, 0, 1, 0, 1], None)
