@@ -97,10 +97,12 @@ def asleep(namespace, operator):
 
 
 def asking(namespace, name, code, number):
+    """A pod that asks, once it runs; one that is answered at once may have ended before it was seen to be ready."""
     pod = python_pod(name, code, {})
     pod["spec"]["containers"][0]["command"] += ["http://ms-sleepy:8000/v1", str(number)]
     namespace.apply(pod)
-    kubectl("-n", namespace.name, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    begun = ("Running", "Succeeded")
+    eventually(lambda: namespace.status("pod", name).get("phase") in begun, 60, f"the pod {name} does not start")
 
 
 def answers(namespace, name, seconds):
