@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test real-data e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test fuzz-server real-data e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ smollm2-zh: install ## the same in earnest: 15 minutes, verified, out as four bi
 
 test: install ## run the tests that need no cluster and no data from outside
 	$(PYTEST) -n $(WORKERS)
+
+fuzz-server: install ## try 10,000 requests against a server, by its OpenAPI description (5 minutes on an idle machine)
+	HERDSMAN_OPENAPI_CASES=10000 $(PYTEST) -n $(WORKERS) --timeout=3600 -rP tests/server/test_openapi.py
 
 real-data: install ## run the chain on the real tokenizers and records (HERDSMAN_REAL_DATA=folder)
 	$(PYTEST) -m real_data

@@ -13,15 +13,15 @@ EVERY = 10
 RECIPE = {"maxSteps": 600, "checkpoints": {"everySteps": EVERY, "keepLast": 2}, "lora": {"rank": 2, "dropout": 0.1}}
 
 
-def started(namespace: Namespace, log: Path) -> Operator:
+def started(namespace: Namespace, log: Path, *more: str) -> Operator:
     """The operator with the images of this state of the project."""
-    return Operator(namespace, log, "--trainer-image", image("trainer"), "--server-image", image("server"))
+    return Operator(namespace, log, "--trainer-image", image("trainer"), "--server-image", image("server"), *more)
 
 
 @contextlib.contextmanager
-def operating(namespace: Namespace, log: Path) -> Iterator[Operator]:
+def operating(namespace: Namespace, log: Path, *more: str) -> Iterator[Operator]:
     """An operator that is ready, and must not have met a bug by the end."""
-    running = started(namespace, log).ready()
+    running = started(namespace, log, *more).ready()
     try:
         yield running
     finally:

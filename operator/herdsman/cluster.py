@@ -45,6 +45,10 @@ class Cluster(Protocol):
         """Delete those of these that exist and belong to the resource."""
         ...
 
+    async def wake(self, resource: AnyResource, deployment: str) -> None:
+        """Give a Deployment that sleeps its replicas back, and leave it as it is otherwise."""
+        ...
+
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run with their pods and logs; those that are gone already are no error."""
         ...

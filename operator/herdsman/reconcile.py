@@ -38,6 +38,8 @@ async def reconcile(key: Key, cluster: Cluster, site: Site) -> Outcome:
     if planned.unwanted:
         await cluster.remove(resource, planned.unwanted)
     await cluster.apply(resource, planned.children)
+    if planned.wake is not None:
+        await cluster.wake(resource, planned.wake)
     if planned.expired:
         await cluster.forget_jobs(resource, planned.expired)
     report = status(resource, planned, world)

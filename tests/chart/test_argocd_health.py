@@ -1,5 +1,6 @@
 """The health checks for Argo CD, run by Lua over what the core reports."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.api.v1alpha1.status import Progress
 from herdsman.core.plan import plan
 from herdsman.core.status import invalid_status, status
-from herdsman.core.world import Key, PodFacts, ServerFacts
+from herdsman.core.world import ActivatorFacts, Key, PodFacts, ServerFacts
 from herdsman.generate.chart import HEALTH_SCRIPT, argocd_files
 
 BASE = finished(model_import())
@@ -64,6 +65,12 @@ def of_run(seen: Any = None, **facts: Any) -> Any:
 
 def of_server(facts: ServerFacts | None, **spec: Any) -> Any:
     return reported(model_server(**spec), world(MERGED, server=facts))
+
+
+def asleep(activators: int) -> Any:
+    facts = ServerFacts(observed_generation=1, url="http://ms-chat", wanted=0, asleep=True)
+    there = replace(world(MERGED, server=facts), activator=ActivatorFacts(ready=activators))
+    return reported(model_server(scaleToZero={}), there)
 
 
 RUN = pretrain_job()
@@ -150,6 +157,8 @@ STATES: dict[str, tuple[Any, str, str]] = {
         "1 of 1 replicas answer",
     ),
     "a server is scaled to nothing": (of_server(server(0, 0), replicas=0), "Suspended", "replicas"),
+    "a server sleeps while nobody asks": (asleep(1), "Healthy", "Requests are taken, and held"),
+    "a server sleeps and nothing would wake it": (asleep(0), "Degraded", "no activator is ready"),
     "a server's model has failed": (
         reported(model_server(), world(failed(lora_merge(), "disk full"))),
         "Degraded",

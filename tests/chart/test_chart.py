@@ -209,7 +209,7 @@ def test_what_is_switched_off_is_not_rendered():
     assert render(VALUES["everything switched off"]).pod["serviceAccountName"] == "theirs"
 
 
-MONITORED = ["ServiceMonitor", "PodMonitor", "PodMonitor", "PrometheusRule"]
+MONITORED = ["ServiceMonitor", "PodMonitor", "PodMonitor", "PodMonitor", "PrometheusRule"]
 
 
 def test_monitoring_objects_are_made_where_the_cluster_has_their_api():

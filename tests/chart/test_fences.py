@@ -7,6 +7,7 @@ import pytest
 
 from chart_values import VALUES
 from helm import render
+from herdsman.core import names
 from herdsman.core.names import LABEL_DOWNLOADS
 
 
@@ -31,6 +32,7 @@ FENCED = {
     ),
     "an import from a volume": ({**CHILD, "herdsman.dev/kind": "ModelImport"}, {"release-herdsman-runs"}),
     "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
+    "an activator": (names.activator_labels("x"), {"release-herdsman-activators"}),
     "a pod of somebody else": ({"app": "web"}, set()),
 }
 
@@ -65,6 +67,20 @@ def test_downloads_reach_everything_but_the_metadata_of_a_cloud():
     assert any(ip_address("fd00:ec2::254") in ip_network(block) for block in six["except"])
 
 
+def test_activators_reach_replicas_and_are_asked_by_the_operator():
+    rendered = render()
+    policy = rendered.one("NetworkPolicy", "release-herdsman-activators")["spec"]
+    clients, control = policy["ingress"]
+    assert clients["from"][0] == {"podSelector": {}}
+    assert clients["ports"] == [{"port": "http", "protocol": "TCP"}]
+    operator = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert selected(control["from"][0]["podSelector"], operator)
+    replicas, _ = policy["egress"]
+    assert selected(replicas["to"][0]["podSelector"], {**CHILD, "herdsman.dev/kind": "ModelServer"})
+    _, _, asked, _ = rendered.one("NetworkPolicy", "release-herdsman-operator")["spec"]["egress"]
+    assert selected(asked["to"][0]["podSelector"], names.activator_labels("x"))
+
+
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
     clients, metrics = render().one("NetworkPolicy", "release-herdsman-servers")["spec"]["ingress"]
     assert clients["from"] == [
@@ -77,12 +93,13 @@ def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
 
 
-def test_the_operator_reaches_the_api_server_and_trainers_only():
+def test_the_operator_reaches_the_api_server_trainers_and_activators_only():
     policy = render(VALUES["everything switched on"]).one("NetworkPolicy", "release-herdsman-operator")["spec"]
-    api_server, trainers, names = policy["egress"]
+    api_server, trainers, activators, dns = policy["egress"]
     assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
     assert trainers["ports"] == [{"port": 9400, "protocol": "TCP"}]
-    assert {port["port"] for port in names["ports"]} == {53}
+    assert [port["port"] for port in activators["ports"]] == [9400, 9401]
+    assert {port["port"] for port in dns["ports"]} == {53}
 
 
 def test_fences_stand_in_every_watched_namespace_that_is_known():

@@ -15,6 +15,9 @@ import herdsman_server.metrics
 import herdsman_trainer.metrics
 from admission import PROJECT
 from helm import CHART, executable, text
+from herdsman.activator.demand import Demand
+from herdsman.api.v1alpha1.registry import KINDS
+from herdsman.core.optional_children import TOKENS_METRIC, WAITING_METRIC
 
 ALERTS = CHART / "alerts" / "herdsman.yaml"
 UNIT_TESTS = PROJECT / "tests" / "chart" / "alerts_test.yaml"
@@ -34,7 +37,8 @@ def existing() -> set[str]:
     kube = herdsman.kube.metrics
     operator = {*names_of(kube.Metrics().registry), *kube._GAUGES, *kube._FIGURE_HELP, *documented(kube)}
     trainer = {f"herdsman_train_{name}" for name in herdsman_trainer.metrics.GAUGES}
-    return operator | trainer | names_of(herdsman_server.metrics.ServerMetrics().registry)
+    activator = names_of(Demand().registry)
+    return operator | trainer | activator | names_of(herdsman_server.metrics.ServerMetrics().registry)
 
 
 def documented(module: Any) -> set[str]:
@@ -66,6 +70,31 @@ def test_what_the_operators_documentation_names_is_what_its_registry_and_collect
     made = {*names_of(kube.Metrics().registry), *kube._GAUGES, *kube._FIGURE_HELP}
     made |= {"herdsman_queue_depth", "herdsman_queue_delayed", "herdsman_queue_oldest_seconds"}
     assert documented(kube) - made <= {"herdsman_events_dropped_total"}
+
+
+def adapter_rules() -> list[dict[str, Any]]:
+    """The rules for prometheus-adapter on the page about servers."""
+    page = text(PROJECT / "docs" / "operations" / "servers.md")
+    (block,) = (block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if block.startswith("rules:"))
+    return yaml.safe_load(block)["rules"]
+
+
+def test_every_metric_that_autoscaling_follows_is_offered_by_the_adapters_rules_from_one_that_a_server_gives():
+    given = names_of(herdsman_server.metrics.ServerMetrics().registry)
+    asked = {rule["seriesQuery"].partition("{")[0] for rule in adapter_rules()}
+    assert asked <= given
+    offered = {rule.get("name", {}).get("as") or rule["seriesQuery"].partition("{")[0] for rule in adapter_rules()}
+    assert offered == {WAITING_METRIC, TOKENS_METRIC}
+    for rule in adapter_rules():
+        assert set(rule["resources"]["overrides"]) == {"namespace", "pod"}
+        assert "<<.Series>>{<<.LabelMatchers>>}" in rule["metricsQuery"]
+
+
+def test_every_metric_that_keda_would_follow_exists(existing):
+    manifest = yaml.safe_load(text(PROJECT / "examples" / "cluster" / "keda.yaml"))
+    queries = [re.sub(r"\{[^}]*\}", "", trigger["metadata"]["query"]) for trigger in manifest["spec"]["triggers"]]
+    assert unknown(iter(queries), existing) == []
+    assert manifest["spec"]["scaleTargetRef"]["kind"] in KINDS
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)

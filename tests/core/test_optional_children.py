@@ -8,6 +8,7 @@ from herdsman.core.plan import plan
 from herdsman.core.world import Key, ServerFacts
 
 MERGED = finished(lora_merge())
+NO_ACTIVATOR = (Key("Deployment", "ma-chat"), Key("Service", "mr-chat"))
 
 
 def planned(server=None, **spec):
@@ -20,7 +21,7 @@ def optional(**spec):
 
 def test_a_plain_server_has_nothing_beside_it():
     assert optional() == {}
-    assert planned().unwanted == tuple(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS)
+    assert planned().unwanted == (*(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS), *NO_ACTIVATOR)
 
 
 def test_an_ingress_leads_to_the_service():
@@ -74,6 +75,15 @@ def test_the_share_of_a_cpu_and_the_waiting_requests_may_count_together():
     assert second["type"] == "Pods"
 
 
+def test_tokens_a_second_may_count_too():
+    made = optional(autoscaling={**AUTO["autoscaling"], "targetTokensPerSecond": 400})["HorizontalPodAutoscaler"]
+    assert [metric["pods"]["metric"]["name"] for metric in made["spec"]["metrics"]] == [
+        "herdsman_server_waiting_requests",
+        "herdsman_server_completion_tokens_per_second",
+    ]
+    assert made["spec"]["metrics"][1]["pods"]["target"] == {"type": "AverageValue", "averageValue": "400"}
+
+
 BUDGETS = {
     "one replica needs none": ({}, None),
     "of several one may go": ({"replicas": 2}, {"maxUnavailable": 1}),
@@ -117,8 +127,9 @@ def test_all_of_it_belongs_to_the_server_and_has_its_name():
 
 
 def test_what_is_no_longer_asked_for_is_unwanted():
-    assert planned(ingress={"host": "a.b"}).unwanted == tuple(
-        Key(kind, "ms-chat") for kind in OPTIONAL_KINDS if kind != "Ingress"
+    assert planned(ingress={"host": "a.b"}).unwanted == (
+        *(Key(kind, "ms-chat") for kind in OPTIONAL_KINDS if kind != "Ingress"),
+        *NO_ACTIVATOR,
     )
 
 

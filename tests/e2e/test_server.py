@@ -2,12 +2,13 @@
 
 import json
 import time
+from datetime import datetime
 
 import pytest
 
 from e2e_cluster import kubectl
 from e2e_operator import API, eventually
-from e2e_runs import SMALL, base, python_pod, reached
+from e2e_runs import SMALL, base, on_claim, python_pod, reached, succeeded
 
 pytestmark = [pytest.mark.e2e, pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -82,6 +83,68 @@ def test_a_change_is_rolled_out_and_no_request_is_lost(namespace, operator):
     told = answers(namespace, "client", 110)
     assert len(told) == 2, told
     assert all(said.startswith("a server of") and times > 10 for said, times in told.items()), told
+
+
+BREAK = """
+import pathlib, shutil
+shutil.copytree("/data/runs/base/artifact", "/data/runs/broken")
+(weights,) = pathlib.Path("/data/runs/broken").glob("*.safetensors")
+with weights.open("r+b") as file:
+    file.truncate(weights.stat().st_size // 2)
+"""
+BROKEN = {
+    "a damaged file": (
+        {"model": {"volume": {"claim": "data", "path": "runs/broken"}}},
+        "ChecksumMismatch",
+        "model.safetensors: The file has",
+    ),
+    "too little memory": ({"compute": {"resources": {"cpu": "100m", "memory": "64Mi"}}}, "OutOfMemory", "memory"),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(namespace, model):
+    """A model on the volume whose weights end in the middle."""
+    namespace.apply(python_pod("break", BREAK, {"data": ("/data", on_claim("data"))}))
+    succeeded(namespace, "break")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_cannot_be_loaded_is_told_within_ten_seconds_and_the_replica_of_before_goes_on(
+    namespace, operator, broken, what
+):
+    change, reason, words = BROKEN[what]
+    name = f"sturdy-{list(BROKEN).index(what)}"
+    namespace.apply(server(name))
+    reached(namespace, operator, "modelserver", name, "Ready")
+    old = pods_of(namespace, name)
+    asking(namespace, f"client-{name}", name, 60)
+    namespace.apply(server(name, **change))
+    ended = eventually(lambda: first_end(namespace, name), 60, "the new replica does not end", operator.log)
+    failure = eventually(
+        lambda: namespace.status("modelserver", name).get("failure"), 20, "nothing is told", operator.log
+    )
+    assert time.time() - ended < 10 + 1, "the kubelet writes whole seconds"
+    assert failure["reason"] == reason, failure
+    assert words in failure["message"], failure
+    told = answers(namespace, f"client-{name}", 120)
+    assert all(said.startswith("a server of") for said in told), told
+    assert old <= pods_of(namespace, name), "the replica of before is still there"
+    status = namespace.status("modelserver", name)
+    assert status["phase"] == "Degraded"
+    assert next(item["status"] for item in status["conditions"] if item["type"] == "Ready") == "True"
+    kubectl("-n", namespace.name, "delete", "modelserver", name)
+
+
+def first_end(namespace, name):
+    """When a container of a server first ended, in seconds since the epoch; None where none has."""
+    for pod in namespace.all("pods", "-l", f"herdsman.dev/name={name}"):
+        for container in pod["status"].get("containerStatuses", ()):
+            for state in (container.get("lastState") or {}, container.get("state") or {}):
+                if "terminated" in state:
+                    return datetime.fromisoformat(state["terminated"]["finishedAt"]).timestamp()
+    return None
 
 
 def test_it_is_scaled_by_kubectl_and_several_replicas_have_a_budget(namespace, operator):

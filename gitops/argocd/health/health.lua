@@ -56,7 +56,8 @@ if is("Accepted", "False") then
 end
 local inputs = conditions["DependenciesReady"]
 local progressing = conditions["Progressing"] or {}
-local serves = is("Ready", "True") and progressing.reason == "Ready"
+-- A server without replicas holds the requests that come, and so serves.
+local serves = is("Ready", "True") and (progressing.reason == "Ready" or progressing.reason == "ScaledToZero")
 if inputs ~= nil and inputs.status == "False" then
   if inputs.reason == "ArtifactMismatch" then
     return answer("Degraded", cause("DependenciesReady"))
@@ -75,6 +76,9 @@ if progressing.reason == "Suspended" then
 end
 if serves then
   return answer("Healthy", said("Ready"))
+end
+if progressing.reason == "ScaledToZero" then
+  return answer("Degraded", said("Ready"))
 end
 
 -- Not started yet: say what for.

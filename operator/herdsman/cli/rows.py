@@ -25,6 +25,7 @@ MARKS: dict[Phase, tuple[str, str]] = {
     Phase.FAILED: ("✘", "bold red"),
     Phase.PROGRESSING: ("●", "bold cyan"),
     Phase.READY: ("✔", "green"),
+    Phase.IDLE: ("‖", "green"),
     Phase.DEGRADED: ("✘", "bold red"),
 }
 """The sign and the style of a phase."""

@@ -120,6 +120,8 @@ def _server_phase(by_type: Mapping[str, Condition]) -> Phase:
         return Phase.SUSPENDED
     if reason == Reason.READY:
         return Phase.READY
+    if reason == Reason.SCALED_TO_ZERO:
+        return Phase.IDLE
     if progressing is not None and progressing.status == "True":
         return Phase.PROGRESSING
     if reason == Reason.PENDING:

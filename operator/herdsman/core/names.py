@@ -13,6 +13,8 @@ LABEL_ATTEMPT = "herdsman.dev/attempt"
 LABEL_PREFLIGHT = "herdsman.dev/preflight"
 LABEL_DOWNLOADS = "herdsman.dev/downloads"
 """On pods that download, which a cluster's fences let out."""
+LABEL_ACTIVATES = "herdsman.dev/activates"
+"""On a ModelServer's activators, in place of its kind and name: by those its replicas are selected."""
 MANAGED_BY = "herdsman"
 
 
@@ -29,6 +31,16 @@ def job(kind: str, name: str, attempt: int) -> str:
 def server(name: str) -> str:
     """Return the name of a ModelServer's Deployment, its Service and what it has beside them: ms-zh."""
     return f"{KINDS['ModelServer'].short}-{name}"
+
+
+def activator(name: str) -> str:
+    """Return the name of the Deployment of a ModelServer's activators: ma-zh."""
+    return f"ma-{name}"
+
+
+def replicas(name: str) -> str:
+    """Return the name of the Service by which activators reach a ModelServer's replicas: mr-zh."""
+    return f"mr-{name}"
 
 
 def server_config(name: str, digest: str) -> str:
@@ -53,3 +65,8 @@ def labels(resource: AnyResource, attempt: int | None = None, *, preflight: bool
     if preflight:
         found[LABEL_PREFLIGHT] = "true"
     return found
+
+
+def activator_labels(name: str) -> dict[str, str]:
+    """Return the labels of a ModelServer's activators."""
+    return {LABEL_MANAGED_BY: MANAGED_BY, LABEL_ACTIVATES: name}

@@ -19,6 +19,8 @@ OPTIONAL_KINDS = ("Ingress", "HorizontalPodAutoscaler", "PodDisruptionBudget", "
 """The server works without them: one that the platform does not take is told of and tried again."""
 WAITING_METRIC = "herdsman_server_waiting_requests"
 """The server's own metric that autoscaling may follow."""
+TOKENS_METRIC = "herdsman_server_completion_tokens_per_second"
+"""What an adapter makes of the server's counter herdsman_server_completion_tokens_total."""
 
 
 def optional_children(resource: ModelServer, metadata: Mapping[str, Any]) -> list[Manifest]:
@@ -56,9 +58,11 @@ def _autoscaler(scaling: Autoscaling, metadata: Mapping[str, Any]) -> Manifest:
     if (share := scaling.target_cpu_utilization_percentage) is not None:
         by_share = {"type": "Utilization", "averageUtilization": share}
         metrics.append({"type": "Resource", "resource": {"name": "cpu", "target": by_share}})
-    if (waiting := scaling.target_waiting_requests) is not None:
-        by_count = {"type": "AverageValue", "averageValue": str(waiting)}
-        metrics.append({"type": "Pods", "pods": {"metric": {"name": WAITING_METRIC}, "target": by_count}})
+    by_metric = {WAITING_METRIC: scaling.target_waiting_requests, TOKENS_METRIC: scaling.target_tokens_per_second}
+    for name, wanted in by_metric.items():
+        if wanted is not None:
+            by_count = {"type": "AverageValue", "averageValue": str(wanted)}
+            metrics.append({"type": "Pods", "pods": {"metric": {"name": name}, "target": by_count}})
     spec = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"]},
         "minReplicas": scaling.min_replicas,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
-from herdsman.core import conditions, preflight, volumes
+from herdsman.core import conditions, names, preflight, volumes
 from herdsman.core.attempts import seconds_worked
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
@@ -18,6 +18,7 @@ from herdsman.core.kinds import REGISTRY, RUN_KINDS, model_server
 from herdsman.core.plan_types import Manifest, Plan, Problem
 from herdsman.core.pods import owner_references
 from herdsman.core.run_status import Run, RunState, judge, seconds_left
+from herdsman.core.scale_to_zero import is_asked_for_in_its_sleep, rest
 from herdsman.core.serving import server_manifests, unwanted_children
 from herdsman.core.site import Site
 from herdsman.core.world import Key, World
@@ -115,13 +116,18 @@ def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     rules = REGISTRY[resource.kind]
     inputs = resolve(resource, rules.needs(resource), world, site)
     refused = inputs.refused or (None if inputs.waiting else rules.contract(resource, inputs, world))
+    if is_asked_for_in_its_sleep(resource, world):
+        base = replace(base, wake=names.server(resource.metadata.name))
     if refused is not None or inputs.waiting:
         return replace(base, refused=refused, waiting_for=inputs.waiting, requeue_after=LOOK_AGAIN)
-    children = server_manifests(resource, model_server.config(resource, inputs, site), _claims(inputs), site)
+    now, activator = rest(resource, world, site), world.activator
+    activated = activator is not None and activator.ready > 0
+    config = model_server.config(resource, inputs, site)
+    children = server_manifests(resource, config, _claims(inputs), site, asleep=now.asleep, activated=activated)
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
     unwanted = unwanted_children(resource, children, world.server)
-    return replace(base, children=tuple(children), unwanted=tuple(unwanted))
+    return replace(base, children=tuple(children), unwanted=tuple(unwanted), wake=None, requeue_after=now.look_again)
 
 
 def _claims(inputs: Inputs) -> frozenset[str]:

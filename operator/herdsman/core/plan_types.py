@@ -47,5 +47,7 @@ class Plan:
     """Names of Jobs of a finished run that ttlSecondsAfterFinished has run out for: to be deleted with their pods."""
     unwanted: tuple[Key, ...] = ()
     """Optional children that the spec does not ask for, or no longer: deleted where they exist and are its own."""
+    wake: str | None = None
+    """A Deployment that sleeps and is asked for, while nothing else can be planned: it gets its replicas back."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

@@ -34,9 +34,11 @@ class ContainerSpec:
     image: str
     module: str
     """The Python module that runs."""
-    config_map: str
-    """The ConfigMap with its configuration."""
     ports: Mapping[str, int]
+    config_map: str | None = None
+    """The ConfigMap with its configuration; without one it gets `arguments`, and no shared memory."""
+    arguments: Sequence[str] = ()
+    """What the module is given instead."""
     writes: str | None = None
     """The claim that is mounted for writing."""
     reads: Iterable[str] = ()
@@ -65,8 +67,10 @@ def owner_references(resource: AnyResource) -> list[dict[str, Any]]:
 
 def command(container: ContainerSpec, site: Site) -> list[str]:
     """Return the container's command, escaped."""
-    argv = [site.python, "-m", container.module, "--config", site.config_path(container.config_map)]
-    return [escaped(argument) for argument in argv]
+    argv = [site.python, "-m", container.module]
+    if container.config_map is not None:
+        argv += ["--config", site.config_path(container.config_map)]
+    return [escaped(argument) for argument in (*argv, *container.arguments)]
 
 
 def pod_spec(
@@ -159,18 +163,15 @@ def _tolerations(compute: Compute) -> list[dict[str, Any]]:
 def _volumes(
     container: ContainerSpec, compute: Compute, site: Site
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    path = site.config_path(container.config_map)
-    shared = "8Gi" if compute.gpus_per_node else "1Gi"
-    volumes: list[dict[str, Any]] = [
-        {"name": CONFIG_VOLUME, "configMap": {"name": container.config_map}},
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
-    ]
-    mounts: list[dict[str, Any]] = [
-        {"name": CONFIG_VOLUME, "mountPath": path.rpartition("/")[0], "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
-        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
-    ]
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - an emptyDir of the pod's own
+    if container.config_map is not None:
+        path = site.config_path(container.config_map)
+        shared = "8Gi" if compute.gpus_per_node else "1Gi"
+        volumes.insert(0, {"name": CONFIG_VOLUME, "configMap": {"name": container.config_map}})
+        mounts.insert(0, {"name": CONFIG_VOLUME, "mountPath": path.rpartition("/")[0], "readOnly": True})
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     for number, (file, reference) in enumerate(sorted(container.secrets.items())):
         # Not as a subPath, which would stay as it was when the pod started.
         directory, _, name = file.rpartition("/")

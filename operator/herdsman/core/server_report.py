@@ -7,13 +7,16 @@ How far the last change is, Progressing and the phase tell.
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.status import ConditionType, Failure, Reason, Status
 from herdsman.core import names
-from herdsman.core.conditions import Finding, phase, settle
+from herdsman.core.conditions import Finding, find, phase, settle
 from herdsman.core.endings import cause_of, has_fallen
 from herdsman.core.findings import accepted, dependencies, known, refusal
 from herdsman.core.plan_types import Plan
 from herdsman.core.serving import selector
 from herdsman.core.troubles import platform_failure
 from herdsman.core.world import Key, ServerFacts, World
+
+SLEEPS = "Nobody asks, so no replica is kept; the next request has one started."
+_AT_REST = (Reason.READY, Reason.SCALED_TO_ZERO)
 
 
 def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
@@ -26,7 +29,7 @@ def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
         ConditionType.ACCEPTED: accepted(plan),
         ConditionType.DEPENDENCIES_READY: dependencies(plan, alive=server is not None),
         ConditionType.PROGRESSING: progressing,
-        ConditionType.READY: _ready(resource, world, progressing),
+        ConditionType.READY: _ready(resource, world, progressing, trouble),
     }
     conditions = settle(previous.conditions, findings, generation, world.now)
     refused = refusal(plan.refused) if plan.refused is not None else None
@@ -34,7 +37,7 @@ def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
         phase=phase(conditions),
         observed_generation=generation,
         conditions=conditions,
-        failure=refused or (trouble if progressing.reason is not Reason.READY else None),
+        failure=refused or (trouble if progressing.reason not in _AT_REST else None),
         estimate=known(plan.estimate),
         url=server.url if server is not None else None,
         replicas=server.replicas if server is not None else 0,
@@ -51,10 +54,14 @@ def _progressing(resource: ModelServer, plan: Plan, world: World, trouble: Failu
         return Finding("False", Reason.SUSPENDED, "spec.replicas is 0, so nothing is served.")
     if server is None:
         return Finding("True", Reason.STARTING, "The server is being started.")
+    if server.asleep:
+        change = f" The last change waits: {waits}" if waits is not None else _unmade(plan, world)
+        return Finding("False", Reason.SCALED_TO_ZERO, f"{SLEEPS}{change}")
     answering = _answering(resource, server, world)
     complete = server.ready >= _wanted(resource, server, world)
     if complete and _current(resource, server):
-        return Finding("False", Reason.READY, f"{answering}, all of them as the spec says.{_unmade(plan, world)}")
+        missing = f"{_unmade(plan, world)}{_wakeful(resource, plan, world)}"
+        return Finding("False", Reason.READY, f"{answering}, all of them as the spec says.{missing}")
     if trouble is not None:
         return Finding("False", _reason(trouble), f"{answering}. {trouble.message}")
     if not complete:
@@ -64,10 +71,15 @@ def _progressing(resource: ModelServer, plan: Plan, world: World, trouble: Failu
     return Finding("True", Reason.STARTING, f"{answering}; they are being replaced one by one, as the spec now says.")
 
 
-def _ready(resource: ModelServer, world: World, progressing: Finding) -> Finding:
+def _ready(resource: ModelServer, world: World, progressing: Finding, trouble: Failure | None) -> Finding:
     server = world.server
     if progressing.reason is Reason.SUSPENDED:
         return Finding("False", Reason.SUSPENDED, "Raise spec.replicas to serve.")
+    rests = server is not None and (server.asleep or (server.ready == 0 and _slept(resource)))
+    if rests and trouble is None and world.activator is not None and world.activator.ready:
+        return Finding("True", Reason.SCALED_TO_ZERO, "Requests are taken, and held until a replica has started.")
+    if server is not None and server.asleep and server.ready == 0:
+        return Finding("False", Reason.NOT_READY, f"No replica is kept, and{_activator_trouble(world)}")
     if server is None or server.ready == 0:
         return Finding("False", Reason.NOT_READY, f"No replica answers yet. {progressing.message}")
     return Finding("True", Reason.READY, f"{_answering(resource, server, world)}.")
@@ -86,6 +98,31 @@ def _wanted(resource: ModelServer, server: ServerFacts, world: World) -> int:
     if Key("HorizontalPodAutoscaler", names.server(resource.metadata.name)) in world.unmade:
         return found
     return min(max(found, scaling.min_replicas), scaling.max_replicas)
+
+
+def _slept(resource: ModelServer) -> bool:
+    """Whether the last that was said is that requests are held."""
+    before = find(resource.status, ConditionType.READY)
+    return before is not None and before.status == "True" and before.reason == Reason.SCALED_TO_ZERO
+
+
+def _wakeful(resource: ModelServer, plan: Plan, world: World) -> str:
+    """Return why replicas are kept although the spec lets them go while nobody asks."""
+    if resource.spec.scale_to_zero is None or not plan.children:
+        return ""
+    name = names.activator(resource.metadata.name)
+    if not any(child["metadata"]["name"] == name for child in plan.children):
+        return " spec.scaleToZero does nothing here: a process of this machine is kept."
+    if world.activator is not None and world.activator.ready:
+        return ""
+    return f" They are kept also while nobody asks, because{_activator_trouble(world)}"
+
+
+def _activator_trouble(world: World) -> str:
+    """Return that no activator is ready, and what the platform says of it."""
+    pods = world.activator.pods if world.activator is not None else ()
+    found = next((failure for pod in pods if (failure := platform_failure(pod)) is not None), None)
+    return f" no activator is ready: {found.message}" if found is not None else " no activator is ready yet."
 
 
 def _current(resource: ModelServer, server: ServerFacts) -> bool:

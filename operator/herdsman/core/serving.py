@@ -12,6 +12,7 @@ from typing import Any
 from herdsman.api.job_config import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerConfig
 from herdsman.api.v1alpha1.model_server import ApiKey, ModelServer, ModelServerSpec
 from herdsman.core import names, pods
+from herdsman.core.activator import KEYS_FILE, activator_children, in_front, unwanted_activator
 from herdsman.core.environment import from_secret, no_hub
 from herdsman.core.jobs import config_map, queue_label
 from herdsman.core.optional_children import OPTIONAL_KINDS, optional_children
@@ -26,19 +27,33 @@ GENERATION = "herdsman.dev/generation"
 """On the Deployment: the generation of the ModelServer it was made from."""
 SPARE_SECONDS = 10
 """Between the last answer that is cut off and the end of the pod's time."""
-KEYS_FILE = "/etc/herdsman-keys/keys"
-"""Where the value of the Secret with the API keys is mounted; not below the configuration, which is a volume too."""
+ASLEEP = "herdsman.dev/asleep"
+"""On a Deployment that has no replicas because nobody asked for a while."""
 LOADING_SECONDS = 1800
 """A model may take this long to load before the pod is started again."""
 
 
-def server_manifests(resource: ModelServer, config: ServerConfig, reads: Iterable[str], site: Site) -> list[Manifest]:
-    """Return the ConfigMap, the Deployment, the Service, and what else the spec asks for."""
+def server_manifests(
+    resource: ModelServer,
+    config: ServerConfig,
+    reads: Iterable[str],
+    site: Site,
+    *,
+    asleep: bool = False,
+    activated: bool = False,
+) -> list[Manifest]:
+    """Return the ConfigMap, the Deployment, the Service, and what else the spec asks for.
+
+    `activated`: activators are ready to stand between the clients and the replicas.
+    """
     name = names.server_config(resource.metadata.name, config_digest(config))
     settings = {**config_map(resource, name, config, names.labels(resource)), "immutable": True}
     metadata = {**settings["metadata"], "name": names.server(resource.metadata.name)}
-    deployment = _deployment(resource, config, metadata, set(reads), site)
-    return [settings, deployment, _service(resource, metadata), *optional_children(resource, metadata)]
+    deployment = _deployment(resource, config, metadata, set(reads), site, asleep=asleep)
+    service = _service(resource, metadata)
+    activators = activator_children(resource, config, service, site)
+    front = in_front(service, resource.metadata.name) if activators and activated else service
+    return [settings, deployment, front, *optional_children(resource, metadata), *activators]
 
 
 def config_of(deployment: Manifest) -> str | None:
@@ -54,7 +69,7 @@ def unwanted_children(resource: ModelServer, children: Iterable[Manifest], serve
     """
     planned = {Key(child["kind"], child["metadata"]["name"]) for child in children}
     name = names.server(resource.metadata.name)
-    found = [Key(kind, name) for kind in OPTIONAL_KINDS]
+    found = [Key(kind, name) for kind in OPTIONAL_KINDS] + unwanted_activator(resource.metadata.name)
     if server is not None and Key("ConfigMap", server.config or "") in planned:
         found += [Key("ConfigMap", config) for config in server.configs]
     return [key for key in found if key not in planned]
@@ -70,8 +85,19 @@ def selector(resource: ModelServer) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(names.labels(resource).items()))
 
 
+def awake_replicas(spec: ModelServerSpec) -> int:
+    """Return how many replicas a server has when it wakes; autoscaling goes on from there."""
+    return spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas
+
+
 def _deployment(
-    resource: ModelServer, config: ServerConfig, metadata: dict[str, Any], reads: set[str], site: Site
+    resource: ModelServer,
+    config: ServerConfig,
+    metadata: dict[str, Any],
+    reads: set[str],
+    site: Site,
+    *,
+    asleep: bool,
 ) -> Manifest:
     spec = resource.spec
     container = pods.ContainerSpec(
@@ -92,10 +118,13 @@ def _deployment(
         "metadata": {
             **metadata,
             "labels": {**metadata["labels"], **queue_label(spec.compute)},
-            "annotations": {GENERATION: str(resource.metadata.generation)},
+            "annotations": {
+                GENERATION: str(resource.metadata.generation),
+                **({ASLEEP: "true"} if asleep else {}),
+            },
         },
         "spec": {
-            **_replicas(spec),
+            **({"replicas": 0} if asleep else _replicas(spec)),
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": LOADING_SECONDS + 600,
             "selector": {"matchLabels": metadata["labels"]},

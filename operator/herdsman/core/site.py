@@ -16,6 +16,8 @@ class Site:
     """The interpreter in the image."""
     trainer_image: str = "herdsman/trainer:0.1.0"
     server_image: str = "herdsman/server:0.1.0"
+    activator_image: str = "herdsman/operator:0.1.0"
+    """The image that holds requests for servers without replicas: the operator's own."""
     image_pull_policy: str | None = None
     """When the nodes pull these images: Always, IfNotPresent or Never; Kubernetes' own rule unless set."""
     image_pull_secrets: tuple[str, ...] = ()

@@ -85,6 +85,28 @@ class ServerFacts:
     """The ConfigMap that all replicas have; None while some have another one."""
     configs: tuple[str, ...] = ()
     """All ConfigMaps of the server that exist."""
+    asleep: bool = False
+    """Whether it has no replicas because nobody asked for a while."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the activators of a ModelServer say together."""
+
+    requests: int
+    """Requests that are held or answered."""
+    idle_seconds: float
+    """Seconds since the last one, or since the youngest activator started."""
+
+
+@dataclass(frozen=True)
+class ActivatorFacts:
+    """The Deployment of a ModelServer's activators."""
+
+    ready: int = 0
+    demand: Demand | None = None
+    """None while not every activator has answered."""
+    pods: tuple[PodFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +133,8 @@ class World:
     """The resource's own Jobs, by name."""
     server: ServerFacts | None = None
     """The resource's own Deployment."""
+    activator: ActivatorFacts | None = None
+    """The resource's own activators."""
     resources: Mapping[Key, AnyResource] = field(default_factory=lambda: MappingProxyType({}))
     """The resources it refers to, directly or through others; absent ones do not exist."""
     volumes: Mapping[str, VolumeFacts] = field(default_factory=lambda: MappingProxyType({}))

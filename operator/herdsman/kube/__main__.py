@@ -24,6 +24,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trainer-image", default=site.trainer_image, help="the image of runs (%(default)s)")
     parser.add_argument("--server-image", default=site.server_image, help="the image of servers (%(default)s)")
     parser.add_argument(
+        "--activator-image",
+        default=site.activator_image,
+        help="the image that holds requests for servers scaled to zero: the operator's own (%(default)s)",
+    )
+    parser.add_argument(
         "--image-pull-policy",
         choices=["Always", "IfNotPresent", "Never"],
         help="when nodes pull the images of runs and servers (Kubernetes' own rule)",
@@ -73,6 +78,7 @@ def site_of(given: argparse.Namespace) -> Site:
     return Site(
         trainer_image=given.trainer_image,
         server_image=given.server_image,
+        activator_image=given.activator_image,
         image_pull_policy=given.image_pull_policy,
         image_pull_secrets=tuple(dict.fromkeys(given.image_pull_secret)),
         hub_endpoint=given.hub_endpoint,

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import KINDS
-from herdsman.core.names import LABEL_KIND, LABEL_NAME
+from herdsman.core.names import LABEL_ACTIVATES, LABEL_KIND, LABEL_NAME
 from herdsman.core.world import Key
 from herdsman.kube.trimming import Body, trimmed
 
@@ -45,7 +46,14 @@ def parent_of(body: Body) -> ResourceKey | None:
     labels = metadata.get("labels") or {}
     if labels.get(LABEL_KIND) in KINDS and labels.get(LABEL_NAME):
         return ResourceKey(metadata["namespace"], Key(labels[LABEL_KIND], labels[LABEL_NAME]))
+    if labels.get(LABEL_ACTIVATES):
+        return ResourceKey(metadata["namespace"], Key(ModelServer.KIND, labels[LABEL_ACTIVATES]))
     return None
+
+
+def is_activator(body: Body) -> bool:
+    """Whether an object is a pod that holds requests for a server."""
+    return body["kind"] == "Pod" and LABEL_ACTIVATES in (body["metadata"].get("labels") or {})
 
 
 def controller_uid(body: Body) -> str | None:
@@ -75,6 +83,7 @@ class Cache:
         self._children: defaultdict[ResourceKey, set[ObjectKey]] = defaultdict(set)
         self._resources: defaultdict[str, set[ObjectKey]] = defaultdict(set)
         self._departed: defaultdict[str, dict[str, Body]] = defaultdict(dict)
+        self._activators: set[ObjectKey] = set()
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -97,6 +106,8 @@ class Cache:
             self._resources[key.namespace].add(key)
         elif (parent := parent_of(kept)) is not None:
             self._children[parent].add(key)
+            if is_activator(kept):
+                self._activators.add(key)
         return True
 
     def drop(self, body: Body) -> bool:
@@ -109,6 +120,7 @@ class Cache:
         if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
             return False
         del self._objects[key]
+        self._activators.discard(key)
         if key.kind in KINDS:
             self._resources[key.namespace].discard(key)
             if not self._resources[key.namespace]:
@@ -147,6 +159,10 @@ class Cache:
     def of_kind(self, kind: str) -> list[Body]:
         """Return all objects of a kind."""
         return [body for key, body in self._objects.items() if key.kind == kind]
+
+    def activators(self) -> list[Body]:
+        """Return the pods that hold requests for servers."""
+        return [self._objects[key] for key in sorted(self._activators)]
 
     def _job_of(self, pod: Body) -> str | None:
         """Return the uid of the pod's Job, if that is still there."""

@@ -10,10 +10,12 @@ import contextlib
 from collections.abc import Sequence
 
 from herdsman.api.meta import GROUP
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.core import references
 from herdsman.core.optional_children import OPTIONAL_KINDS
 from herdsman.core.plan_types import Manifest
+from herdsman.core.serving import ASLEEP, awake_replicas
 from herdsman.core.world import Key
 from herdsman.kube.announcements import Announcement
 from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
@@ -75,6 +77,17 @@ async def remove_child(shell: Shell, resource: AnyResource, key: Key) -> None:
     with contextlib.suppress(NotFound, Conflict):  # Conflict: another object has taken its name
         await shell.api.delete(key.kind, namespace, key.name, uid=known["metadata"]["uid"])
     shell.intake.gone(known)
+
+
+async def wake_deployment(shell: Shell, resource: AnyResource, name: str) -> None:
+    """Give a Deployment of the resource that sleeps its replicas back; nothing else of it is touched."""
+    assert isinstance(resource, ModelServer), "only servers sleep"
+    known = shell.cache.get("Deployment", resource.metadata.namespace, name)
+    if known is None or not _is_staying(known, resource) or ASLEEP not in (known["metadata"].get("annotations") or {}):
+        return
+    metadata = {"uid": known["metadata"]["uid"], "annotations": {ASLEEP: None}}
+    patch = {"metadata": metadata, "spec": {"replicas": awake_replicas(resource.spec)}}
+    _remember(shell, await shell.api.merge("Deployment", resource.metadata.namespace, name, patch))
 
 
 def belongs_to(body: Body, resource: AnyResource) -> bool:

@@ -14,7 +14,7 @@ from herdsman.core.status import is_final
 from herdsman.core.world import Key, World
 from herdsman.kube.announcements import announcements
 from herdsman.kube.cache import ResourceKey, controller_uid
-from herdsman.kube.children import apply_children, remove_child
+from herdsman.kube.children import apply_children, remove_child, wake_deployment
 from herdsman.kube.errors import NotFound
 from herdsman.kube.observing import Observer
 from herdsman.kube.shell import Shell
@@ -74,6 +74,7 @@ class KubeCluster:
             now=now,
             jobs=jobs,
             server=server,
+            activator=observer.activator(),
             resources=others,
             volumes=found,
             writers=self._shell.index.elder_writers(me),
@@ -98,6 +99,10 @@ class KubeCluster:
         """Delete those of these that exist and belong to the resource."""
         for key in children:
             await remove_child(self._shell, resource, key)
+
+    async def wake(self, resource: AnyResource, deployment: str) -> None:
+        """Give a Deployment that sleeps its replicas back, and leave it as it is otherwise."""
+        await wake_deployment(self._shell, resource, deployment)
 
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run, with their pods, configurations and Services."""

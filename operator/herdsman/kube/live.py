@@ -31,9 +31,11 @@ class Target(NamedTuple):
     """Whom to ask."""
 
     job_uid: str
+    """The uid of a trainer's Job, or of an activator's pod."""
     parent: ResourceKey
     host: str
     port: int
+    path: str = "/progress"
 
 
 @dataclass
@@ -118,7 +120,7 @@ class HttpFetch:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=TIMEOUT, raise_for_status=True)
         host = f"[{target.host}]" if ":" in target.host else target.host
-        async with self._session.get(f"http://{host}:{target.port}/progress", allow_redirects=False) as answer:
+        async with self._session.get(f"http://{host}:{target.port}{target.path}", allow_redirects=False) as answer:
             return await answer.content.read(MAX_BYTES)
 
     async def close(self) -> None:

@@ -6,11 +6,12 @@ from datetime import datetime
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import KINDS, AnyResource
 from herdsman.core import names, references
-from herdsman.core.world import JobFacts, Key, PodFacts, ServerFacts
-from herdsman.kube.cache import ResourceKey, controller_uid
+from herdsman.core.activator import CONTAINER as ACTIVATOR
+from herdsman.core.world import ActivatorFacts, JobFacts, Key, PodFacts, ServerFacts
+from herdsman.kube.cache import ResourceKey, controller_uid, is_activator
 from herdsman.kube.facts import attempt_of, is_finished, is_preflight, job_facts, pods_are_known
 from herdsman.kube.pod_facts import JOB_LABEL, Cause, moment, pod_facts
-from herdsman.kube.server_facts import server_facts
+from herdsman.kube.server_facts import not_made, server_facts
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
@@ -105,21 +106,37 @@ class Observer:
         """Return the Deployment of a ModelServer; None for other kinds and where there is none."""
         if not isinstance(self._resource, ModelServer):
             return None
-        refusal, mine = self._shell.refusals.get(self._me), self._mine("Deployment")
-        facts = await self._deployment(mine[0]) if mine else None
+        refusal, name = self._shell.refusals.get(self._me), names.server(self._me.key.name)
+        mine = self._deployment_named(name)
+        facts = await self._deployment(mine) if mine is not None else None
         if refusal is None:
             return facts
-        name, cause = names.server(self._me.key.name), refusal.cause
+        cause = refusal.cause
         stand_in = PodFacts(name, container="server", reason=cause.reason, message=cause.message)
         facts = facts or ServerFacts()
         return replace(facts, observed_generation=0, config=None, pods=(stand_in, *facts.pods))
 
     async def _deployment(self, body: Body) -> ServerFacts:
-        pods = self._shell.cache.children(self._me, "Pod")
+        pods = [pod for pod in self._shell.cache.children(self._me, "Pod") if not is_activator(pod)]
         causes = {pod["metadata"]["name"]: await self._told(pod) for pod in _silent(pods)[:1]}
         told = {name: cause for name, cause in causes.items() if cause is not None}
         configs = [body["metadata"]["name"] for body in self._mine("ConfigMap")]
         return server_facts(body, pods, configs=configs, told=told)
+
+    def activator(self) -> ActivatorFacts | None:
+        """Return the activators of a ModelServer; None where there are none."""
+        body = self._deployment_named(names.activator(self._me.key.name))
+        if body is None:
+            return None
+        pods = [pod for pod in self._shell.cache.children(self._me, "Pod") if is_activator(pod)]
+        return ActivatorFacts(
+            ready=(body.get("status") or {}).get("readyReplicas") or 0,
+            demand=self._shell.demands.of(pods),
+            pods=(*not_made(body, ACTIVATOR), *(pod_facts(pod) for pod in pods)),
+        )
+
+    def _deployment_named(self, name: str) -> Body | None:
+        return next((body for body in self._mine("Deployment") if body["metadata"]["name"] == name), None)
 
     def unmade(self) -> dict[Key, str]:
         """Return its optional children that the API server does not take, and what it says."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from herdsman.core.site import Site
 from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
 from herdsman.kube.cluster import KubeCluster
+from herdsman.kube.demand import DEMAND_SECONDS
 from herdsman.kube.errors import ApiError, Conflict, NameTaken, NotFound, StillThere, Unreachable
 from herdsman.kube.listing import FullListing
 from herdsman.kube.live import POLL_SECONDS, Target
@@ -85,6 +86,7 @@ class Operator:
                 tasks.create_task(self._work(), name=f"worker {number}")
             tasks.create_task(self._resync_forever(), name="resync")
             tasks.create_task(self._poll_forever(), name="progress poll")
+            tasks.create_task(self._poll_demand_forever(), name="demand poll")
             tasks.create_task(self._shell.recorder.run(), name="events")
 
     async def list_until_done(self) -> None:
@@ -136,6 +138,11 @@ class Operator:
         for key in await self._shell.live.poll(self._targets()):
             self._shell.queue.add(key)
 
+    async def poll_demand(self) -> None:
+        """Ask the activators once how much is asked for, and look at those servers again to which it matters."""
+        for key in await self._shell.demands.poll(self._shell.cache.activators()):
+            self._shell.queue.add(key, urgent=True)
+
     async def drain(self) -> None:
         """Begin nothing more, and return once what is under way has ended."""
         self._draining = True
@@ -176,6 +183,11 @@ class Operator:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.poll()
+
+    async def _poll_demand_forever(self) -> None:
+        while True:
+            await asyncio.sleep(DEMAND_SECONDS)
+            await self.poll_demand()
 
     async def _refresh(self, key: ResourceKey) -> None:
         """Read a resource again whose view was too old."""

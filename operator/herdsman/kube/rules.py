@@ -34,7 +34,12 @@ RULES: tuple[Rule, ...] = (
         "Owner references that block deletion, where OwnerReferencesPermissionEnforcement is on.",
     ),
     Rule("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "One Job an attempt."),
-    Rule("apps", ("deployments",), ("get", "list", "watch", "create", "patch"), "One Deployment a ModelServer."),
+    Rule(
+        "apps",
+        ("deployments",),
+        ("get", "list", "watch", "create", "patch", "delete"),
+        "One Deployment a ModelServer, and one of its activators, which goes when it is no longer asked for.",
+    ),
     Rule("", ("pods",), ("list", "watch"), "How the containers are, and how they ended."),
     Rule("", ("configmaps", "services"), _KEPT, "Configurations and names."),
     Rule("networking.k8s.io", ("ingresses",), _KEPT, "spec.ingress of a ModelServer."),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from herdsman.core.serving import CONTAINER, GENERATION, config_of
+from herdsman.core.serving import ASLEEP, CONTAINER, GENERATION, config_of
 from herdsman.core.world import PodFacts, ServerFacts
 from herdsman.kube.pod_facts import Body, Cause, pod_facts, shortened
 
@@ -19,7 +19,8 @@ def server_facts(
     """
     metadata, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status") or {}
     wanted = spec.get("replicas", 1)
-    made_from = (metadata.get("annotations") or {}).get(GENERATION, "0")
+    annotations = metadata.get("annotations") or {}
+    made_from = annotations.get(GENERATION, "0")
     seen = (status.get("observedGeneration") or 0) >= (metadata.get("generation") or 0)
     rolled_out = (
         seen
@@ -34,14 +35,15 @@ def server_facts(
         ready=status.get("readyReplicas") or 0,
         url=f"http://{metadata['name']}.{metadata['namespace']}.svc:{port}/v1",
         observed_generation=int(made_from) if rolled_out and made_from.isdigit() else 0,
-        pods=(*_not_made(deployment), *facts),
+        pods=(*not_made(deployment, CONTAINER), *facts),
         wanted=wanted,
         config=config_of(deployment) if rolled_out else None,
         configs=tuple(configs),
+        asleep=ASLEEP in annotations and wanted == 0,
     )
 
 
-def _not_made(deployment: Body) -> tuple[PodFacts, ...]:
+def not_made(deployment: Body, container: str) -> tuple[PodFacts, ...]:
     """Return a stand-in for the pods that a quota or a policy forbids, which only the Deployment tells of."""
     conditions = (deployment.get("status") or {}).get("conditions") or ()
     failing = (item for item in conditions if item["type"] == "ReplicaFailure" and item["status"] == "True")
@@ -50,4 +52,4 @@ def _not_made(deployment: Body) -> tuple[PodFacts, ...]:
     message = condition.get("message") or ""
     reason = "QuotaExceeded" if "exceeded quota" in message else "FailedCreate"
     name = deployment["metadata"]["name"]
-    return (PodFacts(name, container=CONTAINER, reason=reason, message=shortened(message)),)
+    return (PodFacts(name, container=container, reason=reason, message=shortened(message)),)

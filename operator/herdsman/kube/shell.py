@@ -9,6 +9,7 @@ from herdsman.core.plan_types import Manifest
 from herdsman.core.world import Key
 from herdsman.kube.cache import Cache, ResourceKey
 from herdsman.kube.claims import Claims
+from herdsman.kube.demand import Demands
 from herdsman.kube.event_causes import EventCauses
 from herdsman.kube.index import Index
 from herdsman.kube.intake import Intake
@@ -57,6 +58,7 @@ class Shell:
     events: EventCauses
     recorder: Recorder
     live: LiveReports
+    demands: Demands
     refusals: dict[ResourceKey, Refusal] = field(default_factory=dict)
     unmade: dict[ResourceKey, dict[Key, Refusal]] = field(default_factory=dict)
     """Optional children that were refused."""
@@ -93,6 +95,7 @@ class Shell:
         alive = {body["metadata"]["uid"] for kind in ("Job", "Pod") for body in self.cache.of_kind(kind)}
         self.looked &= alive
         self.live.keep(alive)
+        self.demands.keep(alive)
 
 
 def make_shell(
@@ -116,6 +119,7 @@ def make_shell(
         events=EventCauses(api, queue.add, clock),
         recorder=Recorder(api, clock=clock),
         live=LiveReports(fetch, clock),
+        demands=Demands(fetch),
         clock=clock,
         today=today,
     )

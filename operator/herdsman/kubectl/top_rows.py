@@ -41,6 +41,7 @@ _ORDER = (
     Phase.WAITING,
     Phase.SUSPENDED,
     Phase.READY,
+    Phase.IDLE,
     Phase.FAILED,
     Phase.SUCCEEDED,
 )

@@ -104,6 +104,9 @@ class LocalCluster:
             if key.kind == "ConfigMap" and server is not None:
                 self.servers.forget_config(server, key.name)
 
+    async def wake(self, resource: AnyResource, deployment: str) -> None:
+        """Do nothing: no server of this machine sleeps."""
+
     async def forget_jobs(self, resource: AnyResource, jobs: Sequence[str]) -> None:
         """Delete Jobs of a finished run with their logs; those that are gone already are no error."""
         for record in self.jobs.records():

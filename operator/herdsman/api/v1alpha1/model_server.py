@@ -78,16 +78,20 @@ class ServerIngress(ApiModel):
     """Annotations for the ingress controller, such as a longer proxy timeout."""
 
 
-_METRIC = "set targetCPUUtilizationPercentage, targetWaitingRequests or both"
+_METRIC = "set targetCPUUtilizationPercentage, targetWaitingRequests or targetTokensPerSecond, or several of them"
 _ORDER = "minReplicas cannot be above maxReplicas"
 
 
 class Autoscaling(ApiModel):
-    """As many replicas as the load needs; with two targets the one that asks for more counts."""
+    """As many replicas as the load needs; of several targets the one that asks for most counts."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            ("has(self.targetCPUUtilizationPercentage) || has(self.targetWaitingRequests)", _METRIC),
+            (
+                "has(self.targetCPUUtilizationPercentage) || has(self.targetWaitingRequests)"
+                " || has(self.targetTokensPerSecond)",
+                _METRIC,
+            ),
             ("self.minReplicas <= self.maxReplicas", _ORDER),
         )
     )
@@ -103,14 +107,36 @@ class Autoscaling(ApiModel):
     target_waiting_requests: int | None = Field(default=None, ge=1, le=10000)
     """Requests that should wait in a replica on average (herdsman_server_waiting_requests); needs an adapter that
     offers Prometheus' metrics of pods to Kubernetes."""
+    target_tokens_per_second: int | None = Field(default=None, ge=1, le=1000000)
+    """Tokens that a replica should generate in a second on average (herdsman_server_completion_tokens_per_second, which
+    the adapter makes of the server's counter of tokens); needs such an adapter too."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if self.target_cpu_utilization_percentage is None and self.target_waiting_requests is None:
+        targets = (self.target_cpu_utilization_percentage, self.target_waiting_requests, self.target_tokens_per_second)
+        if all(target is None for target in targets):
             raise ValueError(_METRIC)
         if self.min_replicas > self.max_replicas:
             raise ValueError(_ORDER)
         return self
+
+
+class ScaleToZero(ApiModel):
+    """No replica is kept while nobody asks. An activator takes the requests of clients, holds those that come while no
+    replica answers, has one started, and passes them on. With autoscaling the number follows the load from one upwards.
+    `herdsman run` keeps its process."""
+
+    after_idle_seconds: int = Field(default=900, ge=5, le=604800)
+    """Seconds without a request after which the replicas go. Probes and lists of the models are no requests here, nor
+    is what comes without a right key where one is needed."""
+    hold_seconds: int = Field(default=600, ge=1, le=86400)
+    """Seconds a request waits for a replica at most; 503 with Retry-After after that."""
+    hold_requests: int | None = Field(default=None, ge=1, le=10000)
+    """Requests that wait for a replica at most; more are refused with 429 and Retry-After. Unless set,
+    limits.queueLength: as many as one replica then lets wait."""
+    activators: int = Field(default=1, ge=1, le=8)
+    """Pods that hold requests and pass them on. One that is moved is replaced without a gap; several outlast the loss
+    of a node."""
 
 
 class DisruptionBudget(OneOf):
@@ -198,6 +224,8 @@ class ModelServerSpec(ApiModel):
     """A way in from outside the cluster."""
     autoscaling: Autoscaling | None = None
     """The number of replicas follows the load."""
+    scale_to_zero: ScaleToZero | None = None
+    """No replica is kept while nobody asks; the next request has one started, and waits for it."""
     disruption_budget: DisruptionBudget | None = None
     """How many replicas may be evicted at once; one, unless set, where there are several."""
     monitoring: Monitoring = Field(default_factory=Monitoring)

@@ -25,6 +25,7 @@ class Phase(StrEnum):
     PROGRESSING = "Progressing"
     READY = "Ready"
     DEGRADED = "Degraded"
+    IDLE = "Idle"
 
 
 class ConditionType(StrEnum):
@@ -124,6 +125,8 @@ class Reason(StrEnum):
     """Serves."""
     NOT_READY = "NotReady"
     """Does not serve yet."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """No replica is kept while nobody asks; requests are held and have one started."""
 
 
 class ArtifactKind(StrEnum):
