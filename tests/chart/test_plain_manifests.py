@@ -28,7 +28,7 @@ def test_kubectl_puts_them_together(directory, role):
     made = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
     bodies = [body for body in yaml.load_all(made, yaml.CSafeLoader) if body]
     kinds = [body["kind"] for body in bodies]
-    assert kinds.count("CustomResourceDefinition") == 6
+    assert kinds.count("CustomResourceDefinition") == len(KINDS)
     assert kinds.count("Namespace") == kinds.count("Deployment") == 1
     assert f"{role}Binding" in kinds
     assert ("ClusterRoleBinding" in kinds) is (role == "ClusterRole")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
-from herdsman.core import conditions, preflight, volumes
+from herdsman.core import conditions, gates, preflight, volumes
 from herdsman.core.attempts import seconds_worked
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
@@ -56,14 +56,14 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
 
     inputs = resolve(resource, rules.needs(resource), world, site)
     missing = volumes.own_claim_missing(spec.workspace, world, site)
-    waiting = (*inputs.waiting, *([missing] if missing is not None else []))
+    waiting = (*inputs.waiting, *gates.closed(resource, world), *([missing] if missing is not None else []))
     refused = (
         rules.problem(resource)
         or inputs.refused
         or volumes.path_conflict(target, world.writers)
         or volumes.reads_own_output(target, inputs.found.values())
         or volumes.access_problem(spec.workspace, target, spec.compute.nodes, inputs.found.values(), world, site)
-        or (None if waiting else rules.contract(resource, inputs, world))
+        or (None if waiting else rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world))
     )
     if refused is not None and not (alive or overdue):
         return replace(base, refused=refused, waiting_for=waiting, requeue_after=LOOK_AGAIN)
@@ -114,9 +114,12 @@ def _remembered(resource: AnyResource, run: Run, world: World, base: Plan) -> Pl
 def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     rules = REGISTRY[resource.kind]
     inputs = resolve(resource, rules.needs(resource), world, site)
-    refused = inputs.refused or (None if inputs.waiting else rules.contract(resource, inputs, world))
-    if refused is not None or inputs.waiting:
-        return replace(base, refused=refused, waiting_for=inputs.waiting, requeue_after=LOOK_AGAIN)
+    waiting = (*inputs.waiting, *gates.closed(resource, world))
+    refused = inputs.refused or (
+        None if waiting else rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world)
+    )
+    if refused is not None or waiting:
+        return replace(base, refused=refused, waiting_for=waiting, requeue_after=LOOK_AGAIN)
     children = server_manifests(resource, model_server.config(resource, inputs, site), _claims(inputs), site)
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
