@@ -9,6 +9,7 @@ import yaml
 
 from admission import PROJECT
 from helm import executable, text
+from herdsman.api.v1alpha1.registry import KINDS
 
 KUSTOMIZE = PROJECT / "deploy" / "kustomize"
 

@@ -66,8 +66,8 @@ def _closed(field: str, key: Key, world: World) -> Problem | None:
         return Problem(
             Reason.REFERENCE_FAILED,
             f"{field}: {key} {how}{f': {failure.message}' if failure is not None else '.'}",
-            hint=f"Make a better model, evaluate it under a new name and put that into {FIELD}; to go on in spite of it, "
-            f"take {key} out of {FIELD}.",
+            hint=f"Make a better model, evaluate it under a new name and put that into {FIELD}; to go on in spite of "
+            f"it, take {key} out of {FIELD}.",
             field=field,
         )
     phase = gate.status.phase if gate.status is not None else "Pending"

@@ -43,15 +43,9 @@ def _unmet(place: int, threshold: Threshold, figures: Mapping[str, str]) -> str 
     estimate = _number(figures.get(figure_name(place)))
     if estimate is None:
         return f"{what} was not told by the run (spec.thresholds[{place}])."
-    low = high = estimate
-    if threshold.judged_by == "Interval":
-        low = _or(_number(figures.get(figure_name(place, "low"))), float("-inf"))
-        high = _or(_number(figures.get(figure_name(place, "high"))), float("inf"))
-    misses = []
-    if threshold.at_least is not None and not low >= threshold.at_least:
-        misses.append(f"at least {threshold.at_least:g}")
-    if threshold.at_most is not None and not high <= threshold.at_most:
-        misses.append(f"at most {threshold.at_most:g}")
+    low = _or(_number(figures.get(figure_name(place, "low"))), float("-inf"))
+    high = _or(_number(figures.get(figure_name(place, "high"))), float("inf"))
+    misses = threshold.misses(estimate, low, high)
     if not misses:
         return None
     said = f"{estimate:.6g}"

@@ -59,6 +59,18 @@ class Threshold(ApiModel):
             raise ValueError(_LIMIT)
         return self
 
+    def misses(self, value: float, low: float, high: float) -> list[str]:
+        """Return the limits that a figure with this confidence interval does not keep: at least 0.4; what is no number
+        keeps none.
+        """
+        smallest, largest = (low, high) if self.judged_by == "Interval" else (value, value)
+        missed = []
+        if self.at_least is not None and not smallest >= self.at_least:
+            missed.append(f"at least {self.at_least:g}")
+        if self.at_most is not None and not largest <= self.at_most:
+            missed.append(f"at most {self.at_most:g}")
+        return missed
+
 
 def _measured_rule() -> str:
     """Return the CEL text that holds where every threshold's task is there and measures its metric."""
@@ -104,8 +116,8 @@ class EvaluationSpec(RunPolicy):
     tasks: list[Task] = Field(min_length=1, max_length=MAX_TASKS)
     """What is measured."""
     thresholds: list[Threshold] = Field(default_factory=list, max_length=MAX_THRESHOLDS)
-    """What has to come out: the Evaluation is Complete only where all of them are met, and Failed (ThresholdNotMet) where
-    not, with the report in either case. What names it in `after` waits for that."""
+    """What has to come out: the Evaluation is Complete only where all of them are met, and Failed (ThresholdNotMet)
+    where not, with the report in either case. What names it in `after` waits for that."""
     resamples: int = Field(default=1000, ge=100, le=100000)
     """How often questions and documents are drawn anew for the confidence intervals (paired bootstrap)."""
     seed: int = Field(default=42, ge=0, le=4294967295)

@@ -51,8 +51,8 @@ class Perplexity(ApiModel):
     separator: Literal["Line", "BlankLine"] = "Line"
     """What ends a document of a text file: every line, or a blank line."""
     held_out_fraction: float | None = Field(default=None, gt=0, le=0.5)
-    """Only the documents that a training on the same dataset with this recipe.heldOutFraction did not learn from; all of
-    them unless set."""
+    """Only the documents that a training on the same dataset with this recipe.heldOutFraction did not learn from; all
+    of them unless set."""
     max_documents: int | None = Field(default=None, ge=1, le=10000000)
     """Documents at most, from the beginning."""
     context_tokens: int = Field(default=512, ge=8, le=131072)
@@ -148,8 +148,8 @@ class JudgeEndpoint(ApiModel):
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=200)
     """The model that judges."""
     api_key: SecretKeyRef | None = None
-    """The key, sent as `Authorization: Bearer KEY`; none for an API that needs none. With `herdsman run` the environment
-    variable HERDSMAN_JUDGE_API_KEY is taken instead."""
+    """The key, sent as `Authorization: Bearer KEY`; none for an API that needs none. With `herdsman run` the
+    environment variable HERDSMAN_JUDGE_API_KEY is taken instead."""
     parallel: int = Field(default=4, ge=1, le=64)
     """Requests under way at once."""
     timeout_seconds: int = Field(default=120, ge=1, le=3600)
@@ -164,8 +164,8 @@ class Judge(ApiModel):
     """
 
     questions: DatasetRef
-    """Files with what is asked: *.txt, one question a line, or *.json and *.jsonl with a key "instruction"; a key "output"
-    is shown to the judge as a reference."""
+    """Files with what is asked: *.txt, one question a line, or *.json and *.jsonl with a key "instruction"; a key
+    "output" is shown to the judge as a reference."""
     max_questions: int = Field(default=200, ge=1, le=10000)
     """Questions at most, from the beginning."""
     max_tokens: int = Field(default=400, ge=1, le=4096)
@@ -200,8 +200,8 @@ class Task(ApiModel):
     samples: Samples | None = None
     """Answers side by side. Metric: stopped, the share of answers that ended before maxTokens."""
     judge: Judge | None = None
-    """Answers judged by another model. Metrics: score (0 to 10), winRate (the share of questions answered better than by
-    the first model, ties counting half)."""
+    """Answers judged by another model. Metrics: score (0 to 10), winRate (the share of questions answered better than
+    by the first model, ties counting half)."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
