@@ -114,9 +114,9 @@ def answered(answers: str, question: str = "河水从哪里流出来？") -> lis
 
 
 def bigram_model(directory: Path, chances: Mapping[str, Mapping[str, float]]) -> Path:
-    """A Llama that knows the last byte only: `chances[last][next]` are probabilities, what is left over is spread evenly
-    over all other ids. A last byte that is not given has all ids equally likely. BOS and other control tokens are named
-    by their strings.
+    """A Llama that knows the last byte only: `chances[last][next]` are probabilities, what is left over is spread
+    evenly over all other ids. A last byte that is not given has all ids equally likely. BOS and other control tokens
+    are named by their strings.
 
     Its layers add nothing, its embedding is a unit matrix, and the norm makes of that the square root of the width; so
     the head's columns are logarithms of probabilities.

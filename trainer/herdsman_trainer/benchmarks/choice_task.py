@@ -121,7 +121,7 @@ class ChoiceWork:
         ones = np.ones_like(right, np.float64)
         measured = [
             Measured("accuracy", right.astype(np.float64), ones, "higher"),
-            Measured("accuracyOverSubjects", right * share, ones * share, "higher", strata=strata),
+            Measured("accuracyOverSubjects", right * share, ones * share, "higher", _rounded, strata),
         ]
         groups = [group_of(self._asked.format, name) for name in names]
         details = {
@@ -151,6 +151,11 @@ class ChoiceWork:
             for model, count in cut.items()
             if count
         ]
+
+
+def _rounded(value: Any) -> Any:
+    """Return a mean of means without the last bits, which would keep 0.5 from being at least 0.5."""
+    return np.round(value, 12)
 
 
 def _table(models: Sequence[str], keys: Sequence[str], right: Any) -> list[dict[str, Any]]:

@@ -158,8 +158,12 @@ def _in_parallel(
                 return
             check()
             done, _ = wait(going, timeout=1.0, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=_failed):  # what came is kept before a failure ends it
                 yield going.pop(future).key, future.result()
+
+
+def _failed(future: Future[dict[str, Any]]) -> bool:
+    return future.exception() is not None
 
 
 def _agreement(points: Any, theirs: Any) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 MOST_POINTS = 10.0
 CRITERIA = "helpfulness, relevance, accuracy and level of detail, and whether they are in the language of the question"
-_NUMBER = r"(\d+(?:[.,]\d+)?)"
+_NUMBER = r"(-?\d+(?:[.,]\d+)?)"
 _OUT_OF = r"(?:\s*(?:/|out of|分|点)\s*(\d+)?)?"
 
 
@@ -88,7 +88,7 @@ def _named(reply: str, names: str) -> Iterator[tuple[float, ...]]:
     """Yield the last points that are named for each answer: "Answer A: 8/10", "助手B的得分为7分"."""
     found = []
     for name in names:
-        pattern = rf"(?<![A-Za-z]){name}(?![A-Za-z])[^\d\nAB]{{0,20}}?[:：=是为得]\D{{0,6}}?{_NUMBER}{_OUT_OF}"
+        pattern = rf"(?<![A-Za-z]){name}(?![A-Za-z])[^\d\nAB]{{0,20}}?[:：=是为得][^\d\n-]{{0,6}}?{_NUMBER}{_OUT_OF}"
         matches = re.findall(pattern, reply)
         if not matches:
             return
