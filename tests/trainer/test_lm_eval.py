@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from evaluations import answered, dataset, evaluate, evaluation_config, metric_of, question_files, task
+from evaluations import dataset, evaluate, evaluation_config, metric_of, question_files, task
 from tiny import CHINESE, ENGLISH, tiny_bpe_tokenizer, tiny_llama
 
 FORMATS = {"MMLU": "test", "CEval": "val"}
@@ -24,7 +24,9 @@ HARNESS = {
 
 def _rows(text, answers):
     lines = [line for line in text.splitlines() if line]
-    return [(line, line[:4], line[4:9], line[-9:-4], line[-4:], answer) for line, answer in zip(lines, answers)]
+    return [
+        (line, line[:4], line[4:9], line[-9:-4], line[-4:], answer) for line, answer in zip(lines, answers, strict=True)
+    ]
 
 
 ROWS = {"logic": _rows(CHINESE, "ABCDACBDAC"), "marketing": _rows(ENGLISH, "CCABDADBAB")}
