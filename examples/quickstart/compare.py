@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 HERDSMAN = str(Path(sys.executable).parent / "herdsman")
+MODELS = ("before", "after")
 QUESTIONS = ["你好！", "SQL 命令 DROP VIEW 是做什么的？", "怎样删除一个表？"]
 
 
@@ -68,6 +70,14 @@ def main() -> None:
     tuned = figures("sftjob", "zh-sft")
     print("Loss per character on held-out answers")
     line("zh-sft", tuned["heldout_loss_per_char_before"], tuned["heldout_loss_per_char_after"])
+
+    quality = resource("evaluation", "zh-quality")["status"]
+    figures_of = {metric["name"]: metric["value"] for metric in quality["report"]}
+    print("Perplexity per character on held-out text (Evaluation zh-quality, which the server waited for)")
+    line("unmodified model -> tuned model", *(figures_of[f"text/{name}/perplexityPerCharacter"] for name in MODELS))
+    home = Path(os.environ.get("HERDSMAN_HOME", ".herdsman"))
+    place = quality["artifact"]
+    print(f"  its report: {home / 'volumes' / place['claim'] / place['path'] / 'report.html'}")
 
     for question in asked.questions:
         print(f"\n  {question}")
