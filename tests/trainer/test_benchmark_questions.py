@@ -1,13 +1,16 @@
 """Files of questions as C-Eval, CMMLU and MMLU publish them, and what is wrong with others."""
 
 import json
+import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from evaluations import answered, dataset, question_files
 from herdsman.api.v1alpha1.evaluation_tasks import MultipleChoice
+from herdsman_trainer.benchmarks import archives, questions
 from herdsman_trainer.benchmarks.prompt_files import read_prompts
-from herdsman_trainer.benchmarks.questions import read_subjects
 from herdsman_trainer.benchmarks.text_tasks import read_texts
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.held_out import settle_threshold, split_hash, split_threshold
@@ -15,6 +18,10 @@ from herdsman_trainer.held_out import settle_threshold, split_hash, split_thresh
 
 def asked(**fields):
     return MultipleChoice.model_validate_json(json.dumps({"dataset": dataset(), **fields}))
+
+
+def read_subjects(source, wanted):
+    return questions.read_subjects(source, wanted, source.parent / "scratch")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,42 @@ def test_what_is_missing_is_told_with_what_is_there(tmp_path):
     (files / "dev/notes.txt").touch()
     with pytest.raises(BadInput, match=r"The folder has no file of CEval") as caught:
         read_subjects(files, asked(fewShot=1))
-    assert "unpack the archive" in caught.value.hint
+    assert "dev/SUBJECT_dev.csv" in caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar"])
+@pytest.mark.parametrize("within", ["", "data"])
+def test_an_archive_is_read_as_it_was_published(tmp_path, form, within):
+    question_files(tmp_path / "all" / within, {"logic": answered("AB")})
+    (tmp_path / "all/._logic_val.csv").write_text("a file of another system")
+    archive = Path(shutil.make_archive(str(tmp_path / "there" / "ceval"), form, tmp_path / "all"))
+    for source in (archive, archive.parent):
+        (subject,) = questions.read_subjects(source, asked(), tmp_path / "scratch")
+        assert (len(subject.questions), len(subject.examples)) == (2, 5)
+    assert sorted(path.suffix for path in (tmp_path / "scratch").rglob("*") if path.is_file()) == [".csv", ".csv"]
+
+
+def test_an_archive_writes_nowhere_else_and_not_without_end(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
+        opened.writestr("../val/logic_val.csv", "x")
+        opened.writestr("/val/logic_val.csv", "x")
+        opened.writestr("val/run.py", "x")
+    with pytest.raises(BadInput, match="There is no folder 'val'"):
+        questions.read_subjects(tmp_path / "bad.zip", asked(), tmp_path / "in/scratch")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["bad.zip"]
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("val/logic_val.csv", "x" * 100000)
+    with pytest.raises(BadInput, match="unpacks to more than"):
+        questions.read_subjects(tmp_path / "large.zip", asked(), tmp_path / "scratch")
+
+
+def test_an_archive_that_is_none_is_told(tmp_path):
+    for name in ("ceval.zip", "mmlu.tar"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1")
+        with pytest.raises(BadInput, match="The archive cannot be read") as caught:
+            questions.read_subjects(tmp_path / name, asked(), tmp_path / "scratch")
+        assert "Download it again" in caught.value.hint
 
 
 def test_prompts_come_from_lines_or_records(tmp_path):

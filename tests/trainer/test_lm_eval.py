@@ -101,7 +101,7 @@ def harness_tasks(root):
                 "prompt": question_prompt(asked, subject, question, 2)[0],
                 "label": LETTERS.index(question.answer),
             }
-            for subject in read_subjects(root / form, asked)
+            for subject in read_subjects(root / form, asked, root / "scratch")
             for question in subject.questions
         ]
         (directory / f"{form}.json").write_text(json.dumps(records))

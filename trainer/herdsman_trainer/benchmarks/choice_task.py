@@ -41,12 +41,12 @@ class SubjectPrompts:
 class ChoiceWork:
     """Questions with four answers."""
 
-    def __init__(self, task: Task, source: Path) -> None:
-        """Read the questions."""
+    def __init__(self, task: Task, source: Path, scratch: Path) -> None:
+        """Read the questions; an archive is unpacked into `scratch`."""
         assert task.multiple_choice is not None
         self.task = task
         self._asked = task.multiple_choice
-        self.subjects = read_subjects(source, self._asked)
+        self.subjects = read_subjects(source, self._asked, scratch)
         self._prepared: tuple[tuple[str, str], SubjectPrompts, Shared] | None = None
         self.shards = [
             self._shard(subject, start)

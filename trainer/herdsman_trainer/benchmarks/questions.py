@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from herdsman.api.v1alpha1.evaluation_tasks import MultipleChoice, QuestionFormat
+from herdsman_trainer.benchmarks.archives import opened_questions
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.json_records import read_json_records
 from herdsman_trainer.text_files import read_characters
@@ -41,13 +42,14 @@ class SubjectQuestions:
     file: Path
 
 
-def read_subjects(directory: Path, asked: MultipleChoice) -> list[SubjectQuestions]:
-    """Read the subjects of a directory, sorted by name.
+def read_subjects(source: Path, asked: MultipleChoice, scratch: Path) -> list[SubjectQuestions]:
+    """Read the subjects of a directory or an archive, which is unpacked into `scratch`, sorted by name.
 
     BadInput names the file and line of what is wrong: a folder, a subject, a column or an answer that is missing.
     """
     split = asked.split or ("Validation" if asked.format == "CEval" else "Test")
     folder = FOLDERS[split]
+    directory = opened_questions(source, folder, SUFFIXES, scratch)
     there = _subject_files(directory, folder, asked.format)
     wanted = sorted(dict.fromkeys(asked.subjects)) or sorted(there)
     found = []
@@ -91,7 +93,7 @@ def _subject_files(directory: Path, folder: str, form: QuestionFormat) -> dict[s
         if path.suffix.lower() in SUFFIXES and path.stem.endswith(ending) and not path.name.startswith("."):
             found[path.stem.removesuffix(ending)] = path
     if not found:
-        hint = f"The files of {form} are called {folder}/SUBJECT{ending}.csv; unpack the archive they come in."
+        hint = f"The files of {form} are called {folder}/SUBJECT{ending}.csv."
         raise BadInput(f"The folder has no file of {form}.", file=str(where), hint=hint)
     return found
 

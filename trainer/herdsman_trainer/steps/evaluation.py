@@ -6,6 +6,7 @@ last bit. Whether thresholds are met the operator decides from the figures; the 
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.run_context import RunContext
 
 REPORT, PAGE, DOCUMENT, RECORDS = "report.md", "report.html", "report.json", "records"
+UNPACKED = "unpacked"
+"""In the workspace while it runs: archives of questions."""
 SITTING_WEIGHT = 2000.0
 """Asking a judge takes as long as predicting so many characters, more or less."""
 DECIDING = ("herdsman", "torch", "transformers", "tokenizers", "sentencepiece")
@@ -112,7 +115,9 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
     for task in config.tasks:
         context.report(activity=f"reading the files of {task.name}")
         source = config.datasets.get(task.name)
-        work = _work(task, paths[source.field] if source is not None else None)
+        work = _work(
+            task, paths[source.field] if source is not None else None, context.workspace / UNPACKED / task.name
+        )
         for candidate in candidates:
             context.raise_if_stopped()
             try:
@@ -121,10 +126,11 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
                 message = f"Task {task.name}, model {candidate.name}: {error.message}"
                 raise BadInput(message, file=error.file, line=error.line, hint=error.hint) from error
         works.append(work)
+    shutil.rmtree(context.workspace / UNPACKED, ignore_errors=True)  # all of it is read
     return _Prepared(candidates, works, list(paths.values()))
 
 
-def _work(task: Task, source: Path | None) -> TaskWork:
+def _work(task: Task, source: Path | None, scratch: Path) -> TaskWork:
     if task.samples is not None:
         return SamplesWork(task, source)
     assert source is not None, "all other tasks read files"
@@ -132,7 +138,7 @@ def _work(task: Task, source: Path | None) -> TaskWork:
         return PerplexityWork(task, source)
     if task.tokens_per_character is not None:
         return VocabularyWork(task, source)
-    return ChoiceWork(task, source) if task.multiple_choice is not None else JudgeWork(task, source)
+    return ChoiceWork(task, source, scratch) if task.multiple_choice is not None else JudgeWork(task, source)
 
 
 def _sources(config: EvaluationConfig) -> Iterator[Input]:

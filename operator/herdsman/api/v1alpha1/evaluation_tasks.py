@@ -81,7 +81,8 @@ class MultipleChoice(ApiModel):
     )
 
     dataset: DatasetRef
-    """The directory with the folders `dev` and `val` or `test`, each with one CSV file a subject."""
+    """The directory with the folders `dev` and `val` or `test`, each with one CSV file a subject; or the archive they
+    are published in (*.zip, *.tar, *.tar.gz)."""
     format: QuestionFormat = "CEval"
     """Whose files they are: CEval (val/SUBJECT_val.csv), CMMLU (test/SUBJECT.csv) or MMLU (test/SUBJECT_test.csv,
     without a header)."""
