@@ -7,7 +7,16 @@ from typing import Any
 
 from herdsman_trainer.benchmarks.report import Document
 from herdsman_trainer.benchmarks.svg import SERIES, Bars, Point, bar_plot, interval_plot
-from herdsman_trainer.benchmarks.words import TITLES, difference, facts, figure, limits, subject_of, with_interval
+from herdsman_trainer.benchmarks.words import (
+    SHARES,
+    TITLES,
+    difference,
+    facts,
+    figure,
+    limits,
+    subject_of,
+    with_interval,
+)
 
 SHOWN_SAMPLES = 200
 GUESS = 0.25
@@ -62,6 +71,7 @@ svg .grid { stroke: var(--line); } svg .guess { stroke: var(--faint); stroke-das
 .answers { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
 .answers h4 { margin: 0; font-size: .85rem; color: var(--faint); }
 .answers p { margin: .2rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { td.number { white-space: normal; min-width: 6rem; } }
 details { margin: .75rem 0; } summary { cursor: pointer; color: var(--faint); }
 """
 
@@ -121,7 +131,8 @@ def _task(task: dict[str, Any], models: Sequence[str]) -> Iterator[str]:
         yield f'<p class="note">{escape(note)}</p>'
     for metric in task["metrics"]:
         yield f"<h3>{TITLES[metric['metric']]}</h3>"
-        yield interval_plot([_point(metric["metric"], entry) for entry in metric["models"]], TITLES[metric["metric"]])
+        points = [_point(metric["metric"], entry) for entry in metric["models"]]
+        yield interval_plot(points, TITLES[metric["metric"]], percent=metric["metric"] in SHARES)
         rows = [
             [
                 escape(entry["model"]),

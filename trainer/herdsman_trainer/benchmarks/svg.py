@@ -24,8 +24,8 @@ class Point(NamedTuple):
     """The figure as text."""
 
 
-def interval_plot(points: Sequence[Point], title: str) -> str:
-    """Return a plot with one line a figure: a dot for the estimate, a bar for the interval."""
+def interval_plot(points: Sequence[Point], title: str, *, percent: bool = False) -> str:
+    """Return a plot with one line a figure: a dot for the estimate, a bar for the interval; shares in percent."""
     known = [point for point in points if all(map(math.isfinite, point[1:4]))]
     if not known:
         return ""
@@ -33,7 +33,7 @@ def interval_plot(points: Sequence[Point], title: str) -> str:
     marks = ticks(low, high)
     scale = _Scale(min(low, marks[0]), max(high, marks[-1]))
     height = TOP + ROW * len(known) + BOTTOM
-    parts = [_axis(scale, marks, height)]
+    parts = [_axis(scale, marks, height, percent=percent)]
     for line, point in enumerate(known):
         y = TOP + ROW * line + ROW / 2
         colour = f"var(--series-{line % SERIES})"

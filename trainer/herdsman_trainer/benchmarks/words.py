@@ -16,6 +16,8 @@ TITLES = {
 SHARES = frozenset({"accuracy", "accuracyOverSubjects", "stopped", "winRate"})
 """Metrics from 0 to 1, which are told in percent."""
 NOTHING = "–"
+LARGE = 1000
+"""Figures from here on have no decimals."""
 
 
 def figure(metric: str, value: float | None) -> str:
@@ -24,7 +26,9 @@ def figure(metric: str, value: float | None) -> str:
         return "not finite"
     if metric in SHARES:
         return f"{100 * value:.1f} %"
-    return f"{value:.2f}" if metric == "score" else f"{value:.4g}"
+    if metric == "score":
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= LARGE else f"{value:.4g}"
 
 
 def with_interval(metric: str, entry: dict[str, Any]) -> str:
@@ -34,12 +38,12 @@ def with_interval(metric: str, entry: dict[str, Any]) -> str:
 
 
 def difference(metric: str, entry: dict[str, Any] | None) -> str:
-    """Return a difference with its sign, its interval, and how likely chance alone makes it."""
+    """Return a difference with its sign, its interval, and how likely chance alone makes it; shares in points."""
     if entry is None:
         return NOTHING
     value = entry["value"]
     sign = "+" if value is not None and value > 0 else ""
-    told = f"{sign}{with_interval(metric, entry)}"
+    told = f"{sign}{with_interval(metric, entry)}".replace(" %", " points")
     return f"{told}, p {_p(entry['p'])}"
 
 
