@@ -203,6 +203,13 @@ def test_of_a_tiny_corpus_the_one_document_is_evaluated_that_a_training_holds_ou
     assert held_out == min(("one", "two"), key=split_hash)
 
 
+def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes("first\n河水\n".encode("gb18030"))
+    with pytest.raises(BadInput, match="not UTF-8") as caught:
+        read_texts(tmp_path, "Line", None, None)
+    assert (caught.value.file, caught.value.line) == (str(tmp_path / "a.txt"), 2)
+
+
 def test_text_that_is_not_there_is_told(tmp_path):
     (tmp_path / "a.txt").write_text("only one\n")
     with pytest.raises(BadInput, match=r"nothing that heldOutFraction 0\.1 holds out"):
