@@ -6,6 +6,7 @@ import pytest
 
 from builders import (
     CLUSTER,
+    artifact,
     checked,
     digest,
     done,
@@ -21,7 +22,9 @@ from builders import (
     with_status,
     world,
 )
+from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.job_config import RUN_CONFIG
+from herdsman.api.v1alpha1.evaluation import MAX_THRESHOLDS
 from herdsman.api.v1alpha1.status import Metric, Phase, Reason
 from herdsman.core.plan import plan
 from herdsman.core.status import is_final, is_refused, status
@@ -352,3 +355,19 @@ def test_a_volume_that_its_gate_writes_is_no_input():
 def replace_claim(of):
     moved = of.status.artifact.model_copy(update={"claim": "ev-claim"})
     return with_status(of, of.status.model_copy(update={"artifact": moved}))
+
+
+def test_the_last_words_hold_all_that_thresholds_are_held_against():
+    figures = [
+        Metric(name=f"threshold_{place}{part}", value=repr(-12345.678901234567 / (place + 3)))
+        for place in range(MAX_THRESHOLDS)
+        for part in ("", "_low", "_high")
+    ]
+    more = [Metric(name=f"task-of-20-letters-{n:02}/model/perplexityPerCharacter", value="1.23456") for n in range(40)]
+    place = {"claim": "c" * 253, "path": "p" * 120}
+    made = artifact(QUALITY, parents=[digest(str(n)) for n in range(16)], **place)
+    said = TerminationMessage(reason="Succeeded", artifact=made, report=[*figures, *more])
+    heard = TerminationMessage.model_validate_json(said.to_bytes())
+    assert heard.artifact == made
+    assert heard.report[: len(figures)] == figures
+    assert len(figures) <= 40, "the status keeps so many"

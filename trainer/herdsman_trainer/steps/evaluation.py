@@ -40,6 +40,8 @@ UNPACKED = "unpacked"
 """In the workspace while it runs: archives of questions."""
 SITTING_WEIGHT = 2000.0
 """Asking a judge takes as long as predicting so many characters, more or less."""
+MOST_JUDGED = 16
+"""Digests that a report's contract holds."""
 DECIDING = ("herdsman", "torch", "transformers", "tokenizers", "sentencepiece")
 """Packages that results follow from; with another release an evaluation begins anew."""
 
@@ -74,11 +76,12 @@ def run(config: EvaluationConfig, context: RunContext) -> Artifact:
     document = report_document(name, prepared.candidates, prepared.works, outcomes, draws, thresholds, settings)
     _write(context.work_dir, document, outcomes)
     context.report(activity="publishing", done=1.0)
-    digests = [digest for candidate in prepared.candidates for digest in candidate.digests if digest is not None]
+    known = [digest for candidate in prepared.candidates for digest in candidate.digests if digest is not None]
+    judged = list(dict.fromkeys(known))
     artifact = context.publish(
         kind="report",
         source_dir=context.work_dir,
-        parents=list(dict.fromkeys(digests)),
+        parents=judged if len(judged) <= MOST_JUDGED else [],  # all or none: who is not among them was not seen
         inputs={source.field: source.artifact.digest for source in _sources(config) if source.artifact is not None},
         report=status_figures(config.thresholds, outcomes, draws, models),
     )

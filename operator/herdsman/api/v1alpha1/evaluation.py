@@ -13,7 +13,9 @@ from herdsman.api.v1alpha1.schema import cel
 from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
 
-MAX_MODELS, MAX_TASKS, MAX_THRESHOLDS = 8, 16, 16
+MAX_MODELS, MAX_TASKS = 8, 16
+MAX_THRESHOLDS = 12
+"""So many that what they are held against fits into the last words of a run, and into status.report."""
 
 
 class EvaluatedModel(ApiModel):

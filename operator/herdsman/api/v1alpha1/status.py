@@ -157,9 +157,9 @@ class Artifact(ApiModel):
     """SHA-256 of tokenizer.model, or of the canonical tokenizer.json where there is no tokenizer.model."""
     base_digest: str | None = Field(default=None, pattern=SHA256, max_length=64)
     """Adapters: the digest of the model it was trained on."""
-    parents: list[Digest] = Field(default_factory=list, max_length=72)
+    parents: list[Digest] = Field(default_factory=list, max_length=16)
     """Adapters: digests of the adapters that were applied to the base before it, in order. Reports: digests of the
-    models and adapters that were evaluated."""
+    models and adapters that were evaluated; none where there are more than 16."""
     dtype: str | None = Field(default=None, max_length=16)
     """The floating-point type of the weights: float32, bfloat16 or float16."""
     prompt_template: str | None = Field(default=None, max_length=32)
