@@ -73,8 +73,13 @@ def main() -> None:
 
     quality = resource("evaluation", "zh-quality")["status"]
     figures_of = {metric["name"]: metric["value"] for metric in quality["report"]}
-    print("Perplexity per character on held-out text (Evaluation zh-quality, which the server waited for)")
-    line("unmodified model -> tuned model", *(figures_of[f"text/{name}/perplexityPerCharacter"] for name in MODELS))
+    print("Evaluation zh-quality, which the server waited for: unmodified -> tuned model")
+    line("share of answers that end by themselves", *(figures_of[f"answers/{name}/stopped"] for name in MODELS))
+    line(
+        "perplexity per character of running text",
+        *(figures_of[f"text/{name}/perplexityPerCharacter"] for name in MODELS),
+    )
+    print("  (short answers of one kind cost some of what the text has taught: examples/smollm2-zh is gentler)")
     home = Path(os.environ.get("HERDSMAN_HOME", ".herdsman"))
     place = quality["artifact"]
     print(f"  its report: {home / 'volumes' / place['claim'] / place['path'] / 'report.html'}")
