@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test fuzz-server real-data e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ fuzz-server: install ## try 10,000 requests against a server, by its OpenAPI des
 
 real-data: install ## run the chain on the real tokenizers and records (HERDSMAN_REAL_DATA=folder)
 	$(PYTEST) -m real_data
+
+# Apart from the rest, because of what it brings along: a package of it wants a python-dateutil that the Kubernetes client
+# is too new for, and works with the newer one.
+lm-eval: install ## hold our evaluations against lm-evaluation-harness, which is installed for it (400 MB)
+	$(BIN)/python -m pip install --quiet "lm_eval==0.4.13" && $(BIN)/python -m pip install --quiet --no-deps "python-dateutil>=3"
+	$(PYTEST) tests/trainer/test_lm_eval.py
 
 e2e: install ## run the operator, its chart, images and pipelines on a cluster (KUBECONFIG, or the one beside the project)
 	@if [ -n "$$KUBECONFIG" ]; then $(E2E); \

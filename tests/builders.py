@@ -12,6 +12,7 @@ from typing import Any
 
 from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.meta import Condition
+from herdsman.api.v1alpha1.evaluation import Evaluation
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.model_import import ModelImport
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -100,6 +101,17 @@ def lora_merge(name: str = "merged", *, metadata: Mapping[str, Any] | None = Non
     return resource("LoRAMerge", name, spec, **(metadata or {}))
 
 
+def evaluation(name: str = "quality", *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> Evaluation:
+    """An Evaluation of a base and what was merged of it, by default with one threshold on the second's perplexity."""
+    spec.setdefault(
+        "models",
+        [{"name": "before", "model": {"modelImport": "base"}}, {"name": "after", "model": {"loraMerge": "merged"}}],
+    )
+    spec.setdefault("tasks", [{"name": "text", "perplexity": {"dataset": {"volume": {"claim": "corpora"}}}}])
+    spec.setdefault("thresholds", [{"task": "text", "metric": "perplexity", "model": "after", "atMost": 12}])
+    return resource("Evaluation", name, spec, **(metadata or {}))
+
+
 def model_server(name: str = "chat", *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> ModelServer:
     spec.setdefault("model", {"loraMerge": "merged"})
     return resource("ModelServer", name, spec, **(metadata or {}))
@@ -113,6 +125,7 @@ def one_of_each() -> list[AnyResource]:
         pretrain_job("zh", tokenizer={"tokenizerMerge": "zh-tokenizer"}),
         sft_job("tuned", adapter={"pretrainJob": "zh"}),
         lora_merge("merged", adapters=[{"sftJob": "tuned"}]),
+        evaluation("quality", thresholds=[]),
         model_server("chat", model={"loraMerge": "merged"}),
     ]
 
@@ -135,6 +148,7 @@ ARTIFACT_KINDS = {
     "PretrainJob": "adapter",
     "SFTJob": "adapter",
     "LoRAMerge": "model",
+    "Evaluation": "report",
 }
 
 
@@ -152,7 +166,7 @@ def artifact(of: Any, **fields: Any) -> Artifact:
         "vocab_size": 32000,
         "tokenizer_digest": digest("llama tokenizer"),
         "base_digest": digest("ModelImport base") if kind == "adapter" else None,
-        "dtype": None if kind == "tokenizer" else "bfloat16",
+        "dtype": "bfloat16" if kind in ("model", "adapter") else None,
     }
     return Artifact(**{**defaults, **fields})
 

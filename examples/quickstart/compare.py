@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 HERDSMAN = str(Path(sys.executable).parent / "herdsman")
+MODELS = ("before", "after")
 QUESTIONS = ["你好！", "SQL 命令 DROP VIEW 是做什么的？", "怎样删除一个表？"]
 
 
@@ -68,6 +70,19 @@ def main() -> None:
     tuned = figures("sftjob", "zh-sft")
     print("Loss per character on held-out answers")
     line("zh-sft", tuned["heldout_loss_per_char_before"], tuned["heldout_loss_per_char_after"])
+
+    quality = resource("evaluation", "zh-quality")["status"]
+    figures_of = {metric["name"]: metric["value"] for metric in quality["report"]}
+    print("Evaluation zh-quality, which the server waited for: unmodified -> tuned model")
+    line("share of answers that end by themselves", *(figures_of[f"answers/{name}/stopped"] for name in MODELS))
+    line(
+        "perplexity per character of running text",
+        *(figures_of[f"text/{name}/perplexityPerCharacter"] for name in MODELS),
+    )
+    print("  (short answers of one kind cost some of what the text has taught: examples/smollm2-zh is gentler)")
+    home = Path(os.environ.get("HERDSMAN_HOME", ".herdsman"))
+    place = quality["artifact"]
+    print(f"  its report: {home / 'volumes' / place['claim'] / place['path'] / 'report.html'}")
 
     for question in asked.questions:
         print(f"\n  {question}")

@@ -13,6 +13,7 @@ from builders import (
     digest,
     done,
     ended,
+    evaluation,
     failed,
     finished,
     job,
@@ -28,7 +29,7 @@ from builders import (
     world,
 )
 from herdsman.api.v1alpha1.registry import KINDS
-from herdsman.api.v1alpha1.status import Progress
+from herdsman.api.v1alpha1.status import Metric, Progress
 from herdsman.core.plan import plan
 from herdsman.core.status import invalid_status, status
 from herdsman.core.world import ActivatorFacts, Key, PodFacts, ServerFacts
@@ -73,7 +74,14 @@ def asleep(activators: int) -> Any:
     return reported(model_server(scaleToZero={}), there)
 
 
+def evaluated(perplexity: float) -> Any:
+    """An Evaluation after its run, with this figure for its one threshold of at most 12."""
+    report = (Metric(name="threshold_0", value=str(perplexity)),)
+    return reported(evaluation(), world(BASE, MERGED, jobs=[done(evaluation(), report=report)]))
+
+
 RUN = pretrain_job()
+GATED = model_server(after=[{"evaluation": "quality"}])
 CHANGED = model_server(model={"loraMerge": "next"}, metadata={"generation": 2})
 BAD_IMAGE = pod(reason="ImagePullBackOff", message="no such image")
 NO_NODE = pod(reason="Unschedulable", message="0/3 nodes are available")
@@ -153,6 +161,27 @@ STATES: dict[str, tuple[Any, str, str]] = {
     ),
     "the model of a server that serves was deleted": (
         reported(model_server(), world(server=server(1, 1))),
+        "Healthy",
+        "1 of 1 replicas answer",
+    ),
+    "an evaluation met its thresholds": (evaluated(11.5), "Healthy", "artifact is complete"),
+    "an evaluation came out below its thresholds": (
+        evaluated(12.5),
+        "Degraded",
+        "text: perplexity of after is 12.5, and at most 12 is asked",
+    ),
+    "a server waits for an evaluation that runs": (
+        reported(GATED, world(MERGED, reported(evaluation(), world(BASE, MERGED, jobs=[job(evaluation())])))),
+        "Progressing",
+        "waits for Evaluation quality, which is not finished yet (it is Running)",
+    ),
+    "a server's evaluation came out below its thresholds": (
+        reported(GATED, world(MERGED, evaluated(12.5))),
+        "Degraded",
+        "Evaluation quality came out below its thresholds",
+    ),
+    "what a server serves stays while a better model is not found": (
+        reported(GATED, world(MERGED, evaluated(12.5), server=server(1, 1))),
         "Healthy",
         "1 of 1 replicas answer",
     ),

@@ -129,6 +129,10 @@ def test_a_bar_is_as_wide_as_it_should_be(percent):
         ({"steps": "30", "train_loss_first": "6", "train_loss_last": "5"}, "train loss 6 → 5 · steps 30"),
         ({"loss_before": "5.5"}, "loss before 5.5"),
         (dict.fromkeys("abcdef", "1"), "a 1 · b 1 · c 1 · d 1"),
+        (
+            {"threshold_0": "0.5", "quiz/base/accuracy": "0.31", "quiz/tuned/accuracy": "0.415"},
+            "quiz accuracy: base 0.31, tuned 0.415",
+        ),
         ({}, ""),
     ],
 )

@@ -36,6 +36,12 @@ def test_those_that_name_a_resource_depend_on_it_also_before_it_exists():
     assert index.dependants(key(trained)) == [key(merged)]
 
 
+def test_what_waits_for_an_evaluation_is_woken_by_it():
+    server = builders.model_server("chat", after=[{"evaluation": "quality"}])
+    tuned = builders.sft_job("tuned", after=[{"evaluation": "quality"}])
+    assert indexed(server, tuned).dependants(key(builders.evaluation("quality"))) == [key(server), key(tuned)]
+
+
 def test_a_dependant_that_is_gone_is_not_woken():
     trained = builders.pretrain_job("zh")
     index = indexed(trained)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from herdsman_trainer.benchmarks.choice_scores import letters_of
 from herdsman_trainer.merge_ranks import ranked_merges
 from herdsman_trainer.prompts import TEMPLATES, Message
 from herdsman_trainer.sentencepiece_merge import merge_sentencepiece
@@ -195,3 +196,10 @@ def test_documents_become_the_published_ids_and_blank_lines_are_none(merged, tmp
     cache = build_or_open(tmp_path / "cache", corpus, load_tokenizer(merged), options)
     lines = ["1 39226 30325 33282 30329 32555", "1 36982 30828 30752 30581 31151"]
     assert list(map(int, cache.train)) == [each for line in lines for each in ids(line)]
+
+
+def test_constrained_scoring_reads_the_published_ids_of_the_letters(llama, merged):
+    for directory in (llama, merged):
+        letters = letters_of(load_tokenizer(directory))
+        assert (letters.bare[0], letters.behind_colon[0]) == (319, 29909)
+        assert letters.bare == (319, 350, 315, 360)

@@ -137,6 +137,6 @@ def test_every_example_is_a_valid_manifest(path):
     for document in ours:
         KINDS[document["kind"]].model.parse(json.dumps(document))
     others = {document["kind"] for document in documents} - KINDS.keys()
-    needed = {"PersistentVolumeClaim", "Pod", "ScaledObject"}
+    needed = {"Application", "PersistentVolumeClaim", "Pod", "ScaledObject"}
     assert others <= needed, "what a pipeline needs on a cluster, and nothing else"
     assert documents != []

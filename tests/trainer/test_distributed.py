@@ -154,7 +154,7 @@ def assert_same_weights(root, work, other="one", *, modules=False):
     """Compare with the single process: at most TOLERANCE of the largest value of each matrix.
 
     ZeRO-3 computes with transformers' `modules`, whose sums have other orders throughout: where a gradient is next to
-    nothing Adam makes a whole step of its sign, so single values may be off by more and the matrices by next to nothing.
+    nothing Adam makes a whole step of its sign, so single values may be off by more, and the matrices hardly at all.
     """
     mine = load_file(root / work / "artifact" / "adapter_model.safetensors")
     theirs = load_file(root / other / "artifact" / "adapter_model.safetensors")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
-from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig, TrainingConfig
+from herdsman.api.job_config import RUN_CONFIG, AnyRunConfig, EvaluationConfig, TrainingConfig
 from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 from herdsman_trainer.heartbeat import HEART, Stall, Watch
@@ -35,6 +35,7 @@ STEPS = {
     "PretrainJob": "pretrain",
     "SFTJob": "sft",
     "LoRAMerge": "lora_merge",
+    "Evaluation": "evaluation",
 }
 """The module in `steps` for each kind."""
 CRASHED = 1
@@ -125,7 +126,7 @@ def run_step(config: AnyRunConfig, context: "RunContext") -> Artifact | None:
         return artifact
     with HEART.handling(LIBRARY_BYTES):
         step = importlib.import_module(f"herdsman_trainer.steps.{STEPS[config.kind]}")
-    if isinstance(config, TrainingConfig) and config.preflight is not None:
+    if isinstance(config, TrainingConfig | EvaluationConfig) and config.preflight is not None:
         step.preflight(config, context)
         return None
     result: Artifact = step.run(config, context)

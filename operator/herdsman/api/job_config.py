@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from herdsman.api.meta import ApiModel
+from herdsman.api.v1alpha1.evaluation import Threshold
+from herdsman.api.v1alpha1.evaluation_tasks import Task
 from herdsman.api.v1alpha1.lora_merge import GgufType, MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
@@ -164,8 +166,33 @@ class LoRAMergeConfig(RunConfig):
     template: Template | None = None
 
 
+class ModelToEvaluate(ApiModel):
+    """One model of an Evaluation."""
+
+    name: str
+    model: Input
+    adapters: list[Input] = Field(default_factory=list)
+    template: Template | None = None
+
+
+class EvaluationConfig(RunConfig):
+    """The work of an Evaluation."""
+
+    kind: Literal["Evaluation"] = "Evaluation"
+    models: list[ModelToEvaluate]
+    tasks: list[Task]
+    datasets: dict[str, Input] = Field(default_factory=dict)
+    """The files of each task that has some, by its name."""
+    thresholds: list[Threshold] = Field(default_factory=list)
+    resamples: int = Field(default=1000, ge=1)
+    seed: int = 42
+    device: Literal["cpu", "cuda"] = "cpu"
+    preflight: Preflight | None = None
+    """Only check, and end without an artifact; None evaluates."""
+
+
 AnyRunConfig = Annotated[
-    ModelImportConfig | TokenizerMergeConfig | PretrainConfig | SFTConfig | LoRAMergeConfig,
+    ModelImportConfig | TokenizerMergeConfig | PretrainConfig | SFTConfig | LoRAMergeConfig | EvaluationConfig,
     Field(discriminator="kind"),
 ]
 RUN_CONFIG: TypeAdapter[AnyRunConfig] = TypeAdapter(AnyRunConfig)
@@ -183,6 +210,8 @@ WANDB_KEY_VARIABLE = "WANDB_API_KEY"
 MLFLOW_TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - where it is found, and no token
 MLFLOW_CREDENTIAL_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 """The environment variables that hold the keys of trackers; MLflow's credentialsSecret has keys of the same names."""
+JUDGE_KEY_VARIABLE = "HERDSMAN_JUDGE_API_KEY"
+"""The environment variable with the key of an Evaluation's judge."""
 
 API_KEY_VARIABLE = "HERDSMAN_API_KEY"
 """The environment variable that holds the key clients need, or several, one a line."""

@@ -12,8 +12,13 @@ _OTHERS = 4
 
 
 def report_line(status: Status) -> str:
-    """Return what changed, as "loss 5.1 → 4.2 (base 6.0)", and a few of the other figures."""
+    """Return what changed, as "loss 5.1 → 4.2 (base 6.0)", and a few of the other figures.
+
+    Of an Evaluation: each task with its figure of each model, and not what thresholds are held against.
+    """
     figures = {item.name: item.value for item in status.report}
+    if compared := _compared(figures):
+        return " · ".join(f"{task}: {', '.join(told)}" for task, told in compared.items())
     changes = list(_changes(figures))
     paired = {name for names, _ in changes for name in names}
     others = [f"{_words(name)} {shorter(value)}" for name, value in figures.items() if name not in paired]
@@ -31,6 +36,17 @@ def _changes(figures: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]
             told = f" (base {shorter(figures[base])})" if base in figures else ""
             text = f"{_words(stem)} {shorter(value)} → {shorter(figures[f'{stem}{after}'])}{told}"
             yield (name, f"{stem}{after}", base), text
+
+
+def _compared(figures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return, by task and metric, "model figure" of each figure that is called task/model/metric."""
+    found: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        parts = name.split("/")
+        if len(parts) == 3:
+            task, model, metric = parts
+            found.setdefault(f"{task} {metric}", []).append(f"{model} {shorter(value)}")
+    return found
 
 
 def _words(name: str) -> str:

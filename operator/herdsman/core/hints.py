@@ -26,7 +26,8 @@ _HINTS: dict[Reason, str] = {
     Reason.VOLUME_UNAVAILABLE: "Check the claim, its StorageClass and whether another node holds the volume.",
     Reason.SECRET_NOT_FOUND: "Create the Secret with that key in this namespace, or correct the field that names it: "
     "spec.apiKey.secret of a ModelServer, token or credentialsSecret in spec.source of a ModelImport, a key in "
-    "spec.reportTo of a training. It starts by itself then. With herdsman run, export the variable and run it again.",
+    "spec.reportTo of a training, apiKey of an Evaluation's judge. It starts by itself then. With herdsman run, export "
+    "the variable and run it again.",
     Reason.QUEUED: "Nothing: it starts when its turn comes.",
 }
 

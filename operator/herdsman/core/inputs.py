@@ -106,6 +106,7 @@ def made_by(source: AnyResource) -> ArtifactKind | None:
         "TokenizerMerge": ArtifactKind.TOKENIZER,
         "SFTJob": ArtifactKind.ADAPTER,
         "LoRAMerge": ArtifactKind.MODEL,
+        "Evaluation": ArtifactKind.REPORT,
     }.get(source.kind)
 
 

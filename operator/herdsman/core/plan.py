@@ -10,7 +10,7 @@ from dataclasses import replace
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
-from herdsman.core import conditions, names, preflight, volumes
+from herdsman.core import conditions, gates, names, preflight, volumes
 from herdsman.core.attempts import seconds_worked
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
@@ -57,14 +57,14 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
 
     inputs = resolve(resource, rules.needs(resource), world, site)
     missing = volumes.own_claim_missing(spec.workspace, world, site)
-    waiting = (*inputs.waiting, *([missing] if missing is not None else []))
+    waiting = (*inputs.waiting, *gates.closed(resource, world), *([missing] if missing is not None else []))
     refused = (
         rules.problem(resource)
         or inputs.refused
         or volumes.path_conflict(target, world.writers)
         or volumes.reads_own_output(target, inputs.found.values())
         or volumes.access_problem(spec.workspace, target, spec.compute.nodes, inputs.found.values(), world, site)
-        or (None if waiting else rules.contract(resource, inputs, world))
+        or (None if waiting else rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world))
     )
     if refused is not None and not (alive or overdue):
         return replace(base, refused=refused, waiting_for=waiting, requeue_after=LOOK_AGAIN)
@@ -115,11 +115,14 @@ def _remembered(resource: AnyResource, run: Run, world: World, base: Plan) -> Pl
 def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     rules = REGISTRY[resource.kind]
     inputs = resolve(resource, rules.needs(resource), world, site)
-    refused = inputs.refused or (None if inputs.waiting else rules.contract(resource, inputs, world))
+    waiting = (*inputs.waiting, *gates.closed(resource, world))
+    refused = inputs.refused or (
+        None if waiting else rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world)
+    )
     if is_asked_for_in_its_sleep(resource, world):
         base = replace(base, wake=names.server(resource.metadata.name))
-    if refused is not None or inputs.waiting:
-        return replace(base, refused=refused, waiting_for=inputs.waiting, requeue_after=LOOK_AGAIN)
+    if refused is not None or waiting:
+        return replace(base, refused=refused, waiting_for=waiting, requeue_after=LOOK_AGAIN)
     now, activator = rest(resource, world, site), world.activator
     activated = activator is not None and activator.ready > 0
     config = model_server.config(resource, inputs, site)

@@ -8,8 +8,9 @@ follows from the history alone, whatever of it is lost.
 from collections.abc import Sequence
 from typing import Any
 
-from herdsman.api.job_config import Preflight, RunConfig, TrainingConfig
+from herdsman.api.job_config import EvaluationConfig, Preflight, RunConfig, TrainingConfig
 from herdsman.api.v1alpha1.compute import Compute
+from herdsman.api.v1alpha1.evaluation import Evaluation
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.sft_job import SFTJob
@@ -31,7 +32,9 @@ NEAR_GPUS: dict[str, Any] = {
 
 def is_due(resource: AnyResource, attempts: Sequence[Attempt], site: Site) -> bool:
     """Whether the next attempt is a preflight; on one machine the same checks are the beginning of the run itself."""
-    if site.local or not isinstance(resource, PretrainJob | SFTJob) or resource.spec.compute.gpus_per_node == 0:
+    if site.local or not isinstance(resource, PretrainJob | SFTJob | Evaluation):
+        return False
+    if resource.spec.compute.gpus_per_node == 0:
         return False
     return not any(not attempt.preflight or attempt.reason == Reason.SUCCEEDED for attempt in attempts)
 
@@ -47,6 +50,6 @@ def on_cpu(compute: Compute) -> Compute:
 
 def config_of(config: RunConfig, compute: Compute) -> RunConfig:
     """Return a preflight's configuration; `compute` is the training's. Every byte of the inputs is verified."""
-    assert isinstance(config, TrainingConfig), "only trainings have preflights"
+    assert isinstance(config, TrainingConfig | EvaluationConfig), "no other kinds have preflights"
     training = Preflight(device=config.device, world_size=compute.world_size)
     return config.model_copy(update={"device": "cpu", "verify_inputs": "Digests", "preflight": training})

@@ -35,7 +35,7 @@ def run_status(resource: AnyResource, plan: Plan, world: World) -> Status:
     }
     conditions = settle(previous.conditions, findings, generation, world.now)
     progress = (run.job.progress if run.job is not None else None) or previous.progress
-    done = run.state is RunState.SUCCEEDED
+    done = run.state is RunState.SUCCEEDED or run.artifact is not None
     return Status(
         phase=phase(conditions),
         observed_generation=generation,
@@ -46,7 +46,7 @@ def run_status(resource: AnyResource, plan: Plan, world: World) -> Status:
         restarts=run.restarts,
         failure=_failure(plan, run, idle),
         estimate=known(plan.estimate),
-        artifact=_placed(run.artifact, resource) if done else None,
+        artifact=_placed(run.artifact, resource),
         report=list(run.job.report if run.job is not None else ())[:MAX_REPORT] or previous.report,
     )
 

@@ -13,6 +13,7 @@ from herdsman.core.attempts import MAX_KEPT, close, delay, history, seconds_work
 from herdsman.core.conditions import shortened
 from herdsman.core.endings import Ending, deadline_failure, ending
 from herdsman.core.hints import hint_for
+from herdsman.core.thresholds import failure as unmet
 from herdsman.core.troubles import TRANSIENT, trouble
 from herdsman.core.world import JobFacts, World
 
@@ -84,6 +85,8 @@ def judge(resource: AnyResource, world: World) -> Run:
     done = last.reason == Reason.SUCCEEDED
     artifact = end.artifact if end is not None else status.artifact
     if done and (artifact is not None or not last.preflight):  # a preflight may find that all was done before
+        if (missed := unmet(resource, job.report if job is not None and job.report else status.report)) is not None:
+            return Run(RunState.FAILED, attempts, last.number, job, missed, artifact)
         return Run(RunState.SUCCEEDED, attempts, last.number, job, None, artifact)
     if deadline is not None and seconds_worked(attempts) > deadline:
         return Run(RunState.FAILED, attempts, last.number, job, deadline_failure(_name(resource)))

@@ -55,9 +55,41 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             },
         ),
         _manifest(
+            "Evaluation",
+            "zh-quality",
+            {
+                "models": [
+                    {"name": "before", "model": {"modelImport": "llama-7b"}},
+                    {"name": "after", "model": {"loraMerge": "zh-llama"}},
+                ],
+                "tasks": [
+                    {
+                        "name": "text",
+                        "perplexity": {
+                            "dataset": {"volume": {"claim": "corpora", "path": "zh"}},
+                            "heldOutFraction": 0.001,
+                        },
+                    },
+                    {
+                        "name": "ceval",
+                        "multipleChoice": {"dataset": {"volume": {"claim": "ceval"}}, "withTemplate": True},
+                    },
+                ],
+                "thresholds": [
+                    {"task": "ceval", "metric": "accuracy", "model": "after", "over": "before", "atLeast": 0.05},
+                ],
+                "compute": {"gpusPerNode": 1},
+            },
+        ),
+        _manifest(
             "ModelServer",
             "zh-llama",
-            {"model": {"loraMerge": "zh-llama"}, "replicas": 2, "compute": {"gpusPerNode": 1}},
+            {
+                "model": {"loraMerge": "zh-llama"},
+                "after": [{"evaluation": "zh-quality"}],
+                "replicas": 2,
+                "compute": {"gpusPerNode": 1},
+            },
         ),
     )
 }

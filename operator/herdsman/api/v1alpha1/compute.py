@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.schema import MUTABLE, cel
-from herdsman.api.v1alpha1.sources import ClaimName, RelativePath
+from herdsman.api.v1alpha1.sources import ClaimName, GateRef, RelativePath
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
@@ -122,6 +122,9 @@ class RunPolicy(ApiModel):
     """Nodes, devices and scheduling."""
     workspace: Workspace = Field(default_factory=Workspace)
     """Where it writes."""
+    after: list[GateRef] = Field(default_factory=list, max_length=8, json_schema_extra=MUTABLE)
+    """What has to have gone well before the run begins, beside its inputs: Evaluations whose thresholds are met. A run
+    that has begun goes on."""
     suspend: bool = Field(default=False, json_schema_extra=MUTABLE)
     """Stops the run after saving; false lets it go on from there."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=31536000)

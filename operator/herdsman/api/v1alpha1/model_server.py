@@ -10,7 +10,7 @@ from herdsman.api.v1alpha1.lora_merge import GgufType
 from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.schema import MUTABLE, OneOf, cel
 from herdsman.api.v1alpha1.secrets import SecretKeyRef, SecretName
-from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef
+from herdsman.api.v1alpha1.sources import AdapterRef, GateRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
 
 MAX_REPLICAS = 64
@@ -189,6 +189,9 @@ class ModelServerSpec(ApiModel):
     """The model."""
     adapters: list[AdapterRef] = Field(default_factory=list, max_length=8)
     """Adapters applied to it in memory, in this order."""
+    after: list[GateRef] = Field(default_factory=list, max_length=8)
+    """What has to have gone well before this is served, beside its inputs: Evaluations whose thresholds are met. Until
+    then replicas of before go on serving what they serve."""
     engine: Literal["transformers", "llamacpp"] | None = None
     """What computes the answers: transformers from Hugging Face weights, or llama.cpp from a GGUF file. Unless set,
     what the model is stored for; transformers where it is both."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from herdsman.api.v1alpha1.evaluation import Evaluation
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.model_import import ModelImport
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -9,7 +10,7 @@ from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.sft_job import SFTJob
 from herdsman.api.v1alpha1.tokenizer_merge import TokenizerMerge
 
-AnyResource = ModelImport | TokenizerMerge | PretrainJob | SFTJob | LoRAMerge | ModelServer
+AnyResource = ModelImport | TokenizerMerge | PretrainJob | SFTJob | LoRAMerge | Evaluation | ModelServer
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ KINDS: dict[str, KindInfo] = {
         KindInfo(PretrainJob, "pretrainjobs", "pj"),
         KindInfo(SFTJob, "sftjobs", "sj"),
         KindInfo(LoRAMerge, "loramerges", "lm"),
+        # Not ev: to kubectl that is an event of the core group.
+        KindInfo(Evaluation, "evaluations", "eval"),
         KindInfo(ModelServer, "modelservers", "ms", serves=True),
     )
 }

@@ -80,12 +80,20 @@ class ImportanceMatrixRef(OneOf):
     """The file on a volume, in its GGUF form or the older one."""
 
 
-ReferenceKind = Literal["ModelImport", "TokenizerMerge", "PretrainJob", "SFTJob", "LoRAMerge"]
+class GateRef(OneOf):
+    """What has to have gone well before the resource that names it begins."""
+
+    evaluation: LocalName | None = None
+    """The name of an Evaluation, which is Complete where its thresholds are met."""
+
+
+ReferenceKind = Literal["ModelImport", "TokenizerMerge", "PretrainJob", "SFTJob", "LoRAMerge", "Evaluation"]
 REFERENCE_KINDS: dict[str, ReferenceKind] = {
     "model_import": "ModelImport",
     "tokenizer_merge": "TokenizerMerge",
     "pretrain_job": "PretrainJob",
     "sft_job": "SFTJob",
     "lora_merge": "LoRAMerge",
+    "evaluation": "Evaluation",
 }
 """Which kind a member of a reference names."""

@@ -91,6 +91,8 @@ class Reason(StrEnum):
     """Checkpoints existed and none of them verifies."""
     DISK_FULL = "DiskFull"
     """The volume has no space left."""
+    THRESHOLD_NOT_MET = "ThresholdNotMet"
+    """An Evaluation came out worse than its thresholds ask."""
     DIVERGED = "Diverged"
     """The loss is not finite, or ran away at the start."""
     INTERRUPTED = "Interrupted"
@@ -159,7 +161,8 @@ class Artifact(ApiModel):
     base_digest: str | None = Field(default=None, pattern=SHA256, max_length=64)
     """Adapters: the digest of the model it was trained on."""
     parents: list[Digest] = Field(default_factory=list, max_length=16)
-    """Adapters: digests of the adapters that were applied to the base before it, in order."""
+    """Adapters: digests of the adapters that were applied to the base before it, in order. Reports: digests of the
+    models and adapters that were evaluated; none where there are more than 16."""
     dtype: str | None = Field(default=None, max_length=16)
     """The floating-point type of the weights: float32, bfloat16 or float16."""
     prompt_template: str | None = Field(default=None, max_length=32)

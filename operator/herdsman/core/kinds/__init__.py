@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from herdsman.core.kinds import lora_merge, model_import, model_server, pretrain_job, sft_job, tokenizer_merge
+from herdsman.core.kinds import (
+    evaluation,
+    lora_merge,
+    model_import,
+    model_server,
+    pretrain_job,
+    sft_job,
+    tokenizer_merge,
+)
 from herdsman.core.kinds.rules import KindRules, RunKind
 
 RUN_KINDS: Mapping[str, RunKind[Any]] = {
@@ -12,6 +20,7 @@ RUN_KINDS: Mapping[str, RunKind[Any]] = {
     "PretrainJob": pretrain_job.RULES,
     "SFTJob": sft_job.RULES,
     "LoRAMerge": lora_merge.RULES,
+    "Evaluation": evaluation.RULES,
 }
 """The kinds whose work is a Job."""
 
