@@ -22,6 +22,9 @@ FRACTIONS = {
     "gpuMemoryGiB",
     "diskGiB",
     "hours",
+    "cost",
+    "inputPerMillion",
+    "outputPerMillion",
 }
 UNIONS = {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "const", "nullable", "patternProperties", "propertyNames"}
 POD_SPEC = {"containers", "initContainers", "podTemplate", "template.spec", "volumes", "affinity"}

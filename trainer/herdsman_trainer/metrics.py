@@ -8,6 +8,11 @@
 | herdsman_train_tokens_per_second | tokens trained per second, all ranks together |
 | herdsman_train_step | optimizer steps done |
 | herdsman_train_progress_ratio | share of the work that is done, 0 to 1 |
+| herdsman_train_records | InstructionSet: records kept so far |
+| herdsman_train_records_dropped | InstructionSet: records dropped so far |
+| herdsman_train_requests | InstructionSet: replies of the endpoint so far |
+| herdsman_train_request_tokens | InstructionSet: tokens of requests and replies so far |
+| herdsman_train_cost | InstructionSet: what they cost by spec.generate.price |
 | herdsman_train_gpu_memory_bytes | peak memory of rank 0's GPU |
 | herdsman_train_checkpoint_timestamp_seconds | Unix time of the newest verified checkpoint |
 | herdsman_train_idle_seconds | time since rank 0's last sign of progress; spec.stallSeconds ends the attempt |
@@ -39,6 +44,11 @@ GAUGES: Mapping[str, str] = {
     "tokens_per_second": "Tokens trained per second, all ranks together.",
     "step": "Optimizer steps done.",
     "progress_ratio": "Share of the work that is done, 0 to 1.",
+    "records": "Records kept so far.",
+    "records_dropped": "Records dropped so far.",
+    "requests": "Replies of the endpoint so far.",
+    "request_tokens": "Tokens of requests and replies so far.",
+    "cost": "What they cost by spec.generate.price.",
     "gpu_memory_bytes": "Peak memory of rank 0's GPU.",
     "checkpoint_timestamp_seconds": "Unix time of the newest verified checkpoint.",
     "idle_seconds": "Time since rank 0's last sign of progress; spec.stallSeconds ends the attempt.",

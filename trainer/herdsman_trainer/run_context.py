@@ -35,6 +35,8 @@ class RunContext:
         self.clock = clock
         self.resumed_from_step: int | None = None
         """The checkpoint's step this attempt continues from; None for a fresh start."""
+        self.closing_words = ""
+        """What there is to say of a success, such as that it is less than was wanted; a sentence."""
         self.metrics_log = MetricsLog(self.workspace)
         self._progress = ProgressFile(self.workspace, clock)
         self._gauges = Gauges({"idle_seconds": HEART.idle_seconds})

@@ -25,8 +25,13 @@ _HINTS: dict[Reason, str] = {
     Reason.QUOTA_EXCEEDED: "Ask for less in spec.compute, or have the namespace's quota raised.",
     Reason.VOLUME_UNAVAILABLE: "Check the claim, its StorageClass and whether another node holds the volume.",
     Reason.SECRET_NOT_FOUND: "Create the Secret with that key in this namespace, or correct the field that names it: "
-    "spec.apiKey.secret of a ModelServer, token or credentialsSecret in spec.source of a ModelImport. It starts by "
+    "spec.apiKey.secret of a ModelServer, token or credentialsSecret in spec.source of a ModelImport, "
+    "spec.generate.endpoint.apiKey of an InstructionSet. It starts by "
     "itself then. With herdsman run, export the variable and run it again.",
+    Reason.ENDPOINT_UNAVAILABLE: "Nothing, if it comes back: the next attempt goes on with the replies that are there. "
+    "To wait longer, set suspend: true and later false, or make a new resource with a larger limits.patienceSeconds.",
+    Reason.ENDPOINT_EXHAUSTED: "Fill the account up; the next attempt goes on with the replies that are there. Until "
+    "then suspend: true stops the attempts.",
     Reason.QUEUED: "Nothing: it starts when its turn comes.",
 }
 

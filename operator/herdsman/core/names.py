@@ -13,6 +13,8 @@ LABEL_ATTEMPT = "herdsman.dev/attempt"
 LABEL_PREFLIGHT = "herdsman.dev/preflight"
 LABEL_DOWNLOADS = "herdsman.dev/downloads"
 """On pods that download, which a cluster's fences let out."""
+LABEL_ASKS_SERVERS = "herdsman.dev/asks-servers"
+"""On pods that ask a ModelServer, which a cluster's fences let reach servers of the namespace."""
 MANAGED_BY = "herdsman"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from herdsman.api.job_config import TRAINING_PART
 from herdsman.api.v1alpha1.compute import Compute
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
@@ -11,7 +12,7 @@ from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, Toke
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.inputs import ADAPTER, FILES, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
+from herdsman.core.inputs import ADAPTER, DATASET, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
 from herdsman.core.kinds.recipes import deepspeed_of
 from herdsman.core.known_shapes import adapter_rows, model_shape
 from herdsman.core.plan_types import Problem
@@ -34,7 +35,11 @@ def needs(
         *([Need(ADAPTER_FIELD, adapter, ADAPTER)] if adapter is not None else []),
         *([Need(TOKENIZER_FIELD, tokenizer, TOKENIZER)] if tokenizer is not None else []),
     ]
-    return [Need(MODEL_FIELD, model, MODEL, WEIGHTS), *optional, Need(DATASET_FIELD, dataset, FILES)]
+    return [
+        Need(MODEL_FIELD, model, MODEL, WEIGHTS),
+        *optional,
+        Need(DATASET_FIELD, dataset, DATASET, part=TRAINING_PART),
+    ]
 
 
 def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | None:
