@@ -66,6 +66,7 @@ class _Waiting:
     """A request that failed and is asked again."""
 
     since: float
+    """When it may be asked again."""
     failures: int = 0
     unfair: int = 0
     """Failures while others were answered."""
@@ -143,8 +144,9 @@ class Asking:
     def _begin(self, number: int, used: Usage) -> None:
         """Begin as many requests as may be under way, from `number` on."""
         limits, now = self.spec.limits, self.clock.now()
-        for again in sorted(self._waiting):
-            if len(self._under_way) < limits.parallel and self._waiting[again].since <= now and self._may(now):
+        due = [again for again, each in self._waiting.items() if again not in self._under_way and each.since <= now]
+        for again in sorted(due):
+            if len(self._under_way) < limits.parallel and self._may(now):
                 self._send(again, now)
         last = number + min(self.needed, limits.parallel + AHEAD)
         self._next = max(self._next, number)
@@ -160,7 +162,7 @@ class Asking:
 
     def _is_spent(self, used: Usage) -> bool:
         """Whether the budget will be spent by what is under way, as far as can be told; one request is always made."""
-        open_ = len(self._under_way) + len(self._waiting)
+        open_ = len(self._under_way.keys() | self._waiting.keys())
         expected = used + Usage(open_, round(open_ * self._mean.prompt), round(open_ * self._mean.reply))
         for number in range(used.requests, self._next):
             entry = self.journal.get(number)

@@ -10,8 +10,8 @@ from json_repair import repair_json
 
 from herdsman_trainer.instruction_making.records import AlpacaRecord, Dropped
 
-LONGEST_REPLY = 400_000
-"""Characters; a reply is cut there."""
+LONGEST_BROKEN = 60_000
+"""Characters of a reply that is no JSON as it stands, which is cut there: repairing takes seconds beyond."""
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _NAMES: Mapping[str, str] = {
@@ -42,9 +42,9 @@ class Readable:
 
 def read_reply(text: str, *, cut: bool) -> Readable:
     """Return the records of a reply in their order; `cut` says that it came to its end in the middle of something."""
-    value, repaired = _json_of(text[:LONGEST_REPLY])
+    value, repaired = _json_of(text)
     records: list[AlpacaRecord | Dropped] = [_record(found) for found in _objects(value)]
-    if records and (cut or len(text) > LONGEST_REPLY):
+    if records and (cut or (repaired and len(text) > LONGEST_BROKEN)):
         records[-1] = Dropped.CUT_OFF
     return Readable(records, repaired)
 
@@ -54,7 +54,7 @@ def _json_of(text: str) -> tuple[Any, bool]:
     try:
         return json.loads(text), False
     except (ValueError, RecursionError):
-        pass
+        text = text[:LONGEST_BROKEN]
     fenced = _FENCE.search(text)
     text = fenced[1] if fenced is not None else text
     if (values := _one_by_one(text)) is not None:

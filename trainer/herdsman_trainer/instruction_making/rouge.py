@@ -6,9 +6,8 @@ from collections import defaultdict
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-_TOKEN = re.compile(
-    "[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\u0e00-\u0e7f\U00020000-\U0003ffff]|[^\\W_]+",
-)
+_SINGLE = "\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\u0e00-\u0e7f\U00020000-\U0003ffff"
+_TOKEN = re.compile(f"[{_SINGLE}]|[^\\W_{_SINGLE}]+")
 """A word, or one character of a script without spaces. Google's rouge_score, which Self-Instruct calls, knows ASCII
 words only; of Chinese it would see nothing."""
 _FIRST_CODE, _SURROGATES, _AFTER_SURROGATES = 0x100, 0xD800, 0xE000
@@ -38,8 +37,8 @@ class InstructionPool:
             # However alike they are, the LCS is no longer than the shorter of both.
             if 2 * min(length, len(text)) <= (limit + _SLACK) * (length + len(text)):
                 continue
-            found = process.extractOne(text, texts, scorer=Indel.normalized_similarity, score_cutoff=limit + _SLACK)
-            if found is not None:
+            found = process.extractOne(text, texts, scorer=Indel.normalized_similarity, score_cutoff=limit)
+            if found is not None and found[1] > limit + _SLACK:  # the cutoff alone is not exact to the last digit
                 return True
         return False
 
