@@ -24,8 +24,8 @@ from herdsman_trainer.instruction_making.pacing import Pace
 from herdsman_trainer.instruction_making.requests import Form, Requests
 from herdsman_trainer.instruction_making.spending import Usage, spent, tokens_of
 
-TRIES = 6
-"""Failures of one request, while others are answered, after which it is given up."""
+TRIES, ANSWERED = 6, 2
+"""Failures of one request after which it is given up, if meanwhile so many others were answered."""
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 AHEAD = 16
 """Requests beyond those under way that may be begun before an earlier one is answered."""
@@ -61,6 +61,16 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A request that was sent."""
+
+    expected: float
+    """Tokens."""
+    serial: int
+    """Counts what was sent."""
+
+
 @dataclass
 class _Waiting:
     """A request that failed and is asked again."""
@@ -68,10 +78,8 @@ class _Waiting:
     since: float
     """When it may be asked again."""
     failures: int = 0
-    unfair: int = 0
-    """Failures while others were answered."""
     answered: int = 0
-    """How many replies there were at its last failure."""
+    """How many replies there were at its first failure."""
 
 
 @dataclass
@@ -96,14 +104,15 @@ class Asking:
         limits = self.spec.limits
         self._pace = Pace(limits.requests_per_minute, limits.tokens_per_minute)
         self._arrived: queue.SimpleQueue[tuple[int, Entry | Exception]] = queue.SimpleQueue()
-        self._under_way: dict[int, float] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._waiting: dict[int, _Waiting] = {}
-        self._answered = 0
+        self._answered = self._begun = 0
+        self._failed_rounds = self._failed_at = 0
         self._since = self.clock.now()
         self._left_out: set[str] = set()
         self._mean = _Mean()
         self._next = 0
-        self.needed = limits.parallel
+        self.needed = max(1, self.spec.records // self.spec.records_per_request)
         """How many requests, beginning with the next one that is handed on, are thought to be needed."""
 
     @property
@@ -148,7 +157,7 @@ class Asking:
         for again in sorted(due):
             if len(self._under_way) < limits.parallel and self._may(now):
                 self._send(again, now)
-        last = number + min(self.needed, limits.parallel + AHEAD)
+        last = number + min(self.needed + len(self._waiting), limits.parallel + AHEAD)
         self._next = max(self._next, number)
         while self._next < last and len(self._under_way) < limits.parallel and self._may(now):
             if not self._known(self._next):
@@ -177,7 +186,8 @@ class Asking:
         prompt = tokens_of(str(body["messages"][-1]["content"]))
         expected = prompt + (self._mean.reply or self.spec.max_tokens / 4)
         self._pace.begin(now, expected)
-        self._under_way[number] = expected
+        self._begun += 1
+        self._under_way[number] = _UnderWay(expected, self._begun)
         threading.Thread(target=self._ask, args=(number, body), daemon=True).start()
 
     def _body(self, number: int) -> dict[str, Any]:
@@ -199,14 +209,16 @@ class Asking:
         """Wait for the next thing to happen, for a moment at most, and take note of it."""
         self.run.raise_if_stopped()
         if not self._under_way:
-            due = [self._pace.ready_at(self.clock.now()), *(each.since for each in self._waiting.values())]
-            self.clock.sleep(min(_SLICE_SECONDS, max(0.001, min(due) - self.clock.now())))
+            now = self.clock.now()
+            due = max(self._pace.ready_at(now), min((each.since for each in self._waiting.values()), default=now))
+            self.clock.sleep(min(_SLICE_SECONDS, max(0.001, due - now)))
             return
         try:
             number, outcome = self._arrived.get(timeout=_SLICE_SECONDS)
         except queue.Empty:
             return
-        expected = self._under_way.pop(number)
+        request = self._under_way.pop(number)
+        expected = request.expected
         if isinstance(outcome, Entry):
             self._pace.settle(expected, outcome.usage.tokens)
             self._settle(outcome)
@@ -215,7 +227,7 @@ class Asking:
             self._do_without(number, outcome.field)
         elif isinstance(outcome, Unavailable):
             self._pace.settle(expected, 0)
-            self._wait(number, outcome)
+            self._wait(number, request, outcome)
         else:
             raise outcome
 
@@ -224,6 +236,7 @@ class Asking:
         self._waiting.pop(entry.number, None)
         if entry.reply is not None:
             self._answered += 1
+            self._failed_rounds = 0
             self._since = self.clock.now()
             self._mean.add(entry.usage)
 
@@ -241,32 +254,37 @@ class Asking:
     def _again(self, number: int) -> None:
         self._waiting.setdefault(number, _Waiting(self.clock.now()))
 
-    def _wait(self, number: int, error: Unavailable) -> None:
-        """Have a request asked again later; raises Temporary when the endpoint has been waited for long enough."""
+    def _wait(self, number: int, request: "_UnderWay", error: Unavailable) -> None:
+        """Have a request asked again later; raises Temporary when the endpoint has been waited for long enough.
+
+        A single failure concerns one request. Failures one after the other, or an endpoint that asks to wait, concern
+        all: requests that were under way together count as one.
+        """
         if self.ended_by is not None:
             return
         now = self.clock.now()
         waiting = self._waiting.setdefault(number, _Waiting(now, answered=self._answered))
         waiting.failures += 1
-        waiting.unfair += self._answered > waiting.answered
-        waiting.answered = self._answered
+        if request.serial > self._failed_at:
+            self._failed_rounds, self._failed_at = self._failed_rounds + 1, self._begun
         if error.trouble == "strange" and self._answered == 0 and not len(self.journal):
             hint = "Check the URL of spec.generate.endpoint: it is the base of the API and usually ends in /v1."
             raise BadInput(f"{error}.", hint=hint)
-        if waiting.unfair >= TRIES and error.trouble in ("down", "strange"):
+        fair = self._answered - waiting.answered >= ANSWERED and error.trouble in ("down", "strange")
+        if waiting.failures >= TRIES and fair:
             _log.warning("Request %d is given up: %s, %d times, while others are answered.", number, error, TRIES)
             self._settle(Entry(number, None))
             return
         if error.trouble == "exhausted" and self.enough():
             self.ended_by = str(error)
             return
-        seconds = self._seconds(number, waiting.failures, error)
+        seconds = self._seconds(number, max(waiting.failures, self._failed_rounds), error)
         patience = self.spec.limits.patience_seconds
         if now + seconds - self._since > patience:
             raise _gives_up(error, now - self._since, seconds, patience)
         waiting.since = now + seconds
-        if error.trouble != "down":
-            self._pace.hold(now + seconds)  # what is asked of one request is asked of all
+        if error.trouble != "down" or error.retry_after is not None or self._failed_rounds > 1:
+            self._pace.hold(now + seconds)
         self.run.report(activity=f"waiting {seconds:.0f} s: {error}")
 
     def _seconds(self, number: int, failures: int, error: Unavailable) -> float:
@@ -278,7 +296,9 @@ class Asking:
 
 def _gives_up(error: Unavailable, waited: float, seconds: float, patience: int) -> Temporary:
     asks = f" and asks to wait {seconds:.0f} s more" if error.retry_after else ""
-    message = f"{str(error)[:1].upper()}{str(error)[1:]}, for {waited:.0f} s now{asks}; patienceSeconds is {patience}."
+    said = str(error)
+    said = f"The {said.removeprefix('the ')}" if said.startswith("the ") else said
+    message = f"{said}, for {waited:.0f} s now{asks}; patienceSeconds is {patience}."
     exhausted = error.trouble == "exhausted"
     return Temporary(message, reason="EndpointExhausted" if exhausted else "EndpointUnavailable")
 
