@@ -1,6 +1,8 @@
 """An endpoint that misbehaves: what is waited for, what is refused, and what is said."""
 
+import contextlib
 import json
+import threading
 from email.utils import formatdate
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 import herdsman_trainer.downloads.http_streams as http_streams
 from herdsman_trainer.errors import BadInput, Interrupted, Temporary
 from herdsman_trainer.run_context import RunContext
+from herdsman_trainer.steps import instruction_set
 from instruction_api import FakeApi, answer, config_of, error, generation, lines, make, records_for, report
 
 KEY = "sk-test-0123456789"
@@ -80,8 +83,6 @@ def test_an_endpoint_that_is_down_for_minutes_is_waited_for_and_said_so(tmp_path
     context = RunContext(config, rank=0)
     report_to = context.report
     context.report = lambda **words: (said.append(words.get("activity")), report_to(**words))
-    from herdsman_trainer.steps import instruction_set
-
     instruction_set.run(config, context, endpoint=api.endpoint(config), clock=api.clock)
     context.close()
     assert 120 < api.clock.time < 900
@@ -116,15 +117,43 @@ def test_a_wait_longer_than_patience_is_not_begun(tmp_path):
 REFUSED = {
     "no key": ({}, error(401, "You didn't provide an API key"), "wants a key", "spec.generate.endpoint.apiKey"),
     "a wrong key": (
-        {"key": True}, error(401, f"Incorrect API key provided: {KEY}", "invalid_api_key"), "does not accept the key", "the Secret teacher"
+        {"key": True},
+        error(401, f"Incorrect API key provided: {KEY}", "invalid_api_key"),
+        "does not accept the key",
+        "the Secret teacher",
     ),
-    "no rights": ({"key": True}, error(403, "no access to this model"), "does not accept the key", "rights to this model"),
+    "no rights": (
+        {"key": True},
+        error(403, "no access to this model"),
+        "does not accept the key",
+        "rights to this model",
+    ),
     "an unknown model": ({}, error(404, "The model `teacher` does not exist"), "does not exist", "usually ends in /v1"),
-    "a request that is too large": ({}, error(400, "max_tokens is too large: 8192"), "max_tokens is too large", "Correct spec"),
-    "a URL that leads elsewhere": ({}, httpx.Response(301, headers={"location": "https://b/v1"}), "status 301", "https://b/v1"),
-    "a page of the web": ({}, httpx.Response(200, text="<html>Welcome</html>"), "not as OpenAI's API does", "usually ends in /v1"),
-    "JSON of another API": ({}, httpx.Response(200, json={"result": "hi"}), "not as OpenAI's API does", "usually ends in /v1"),
-}  # fmt: skip
+    "a request that is too large": (
+        {},
+        error(400, "max_tokens is too large: 8192"),
+        "max_tokens is too large",
+        "Correct spec",
+    ),
+    "a URL that leads elsewhere": (
+        {},
+        httpx.Response(301, headers={"location": "https://b/v1"}),
+        "status 301",
+        "https://b/v1",
+    ),
+    "a page of the web": (
+        {},
+        httpx.Response(200, text="<html>Welcome</html>"),
+        "not as OpenAI's API does",
+        "usually ends in /v1",
+    ),
+    "JSON of another API": (
+        {},
+        httpx.Response(200, json={"result": "hi"}),
+        "not as OpenAI's API does",
+        "usually ends in /v1",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -286,7 +315,7 @@ def test_a_model_that_gives_nothing_of_use_is_not_asked_for_ever(what, tmp_path)
 
 def test_a_model_that_repeats_itself_is_not_asked_for_ever(tmp_path):
     same = json.dumps(records_for("always"), ensure_ascii=False)
-    with pytest.raises(BadInput, match="4 of 10 records.*20 requests in a row gave nothing that stays .*duplicate"):
+    with pytest.raises(BadInput, match=r"4 of 10 records.*20 requests in a row gave nothing that stays .*duplicate"):
         asked(tmp_path / "a", FakeApi(text=lambda _: same))
     config, (context, _) = asked(tmp_path / "b", FakeApi(text=lambda _: same), minRecords=4)
     assert len(lines(config)) == 4
@@ -304,8 +333,6 @@ def test_the_limits_per_minute_are_kept(tmp_path):
 
 
 def test_never_more_at_once_than_allowed(tmp_path):
-    import threading
-
     now, most, lock = [0], [0], threading.Lock()
     gate = threading.Barrier(3, timeout=5)
 
@@ -313,10 +340,8 @@ def test_never_more_at_once_than_allowed(tmp_path):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             gate.wait(0.3)
-        except threading.BrokenBarrierError:
-            pass
         with lock:
             now[0] -= 1
 
@@ -328,8 +353,6 @@ def test_a_stop_ends_the_waiting_and_loses_nothing_that_came(tmp_path):
     config = config_of(tmp_path, generate=generation(records=20))
     context = RunContext(config, rank=0)
     api = FakeApi(None, None, lambda _: context.request_stop())
-    from herdsman_trainer.steps import instruction_set
-
     with pytest.raises(Interrupted):
         instruction_set.run(config, context, endpoint=api.endpoint(config), clock=api.clock)
     context.close()

@@ -31,9 +31,17 @@ FORMS = {
     "Alpaca without an input": ({"instruction": "问", "output": "答"}, {}, [record("问", "答")]),
     "Alpaca with null": ({"instruction": "问", "input": None, "output": "答"}, {}, [record("问", "答")]),
     "Alpaca with a number": ({"instruction": "1+1", "output": 2}, {}, [record("1+1", "2")]),
-    "Alpaca with more columns": ({"id": 7, "instruction": "问", "output": "答", "lang": "zh"}, {}, [record("问", "答")]),
+    "Alpaca with more columns": (
+        {"id": 7, "instruction": "问", "output": "答", "lang": "zh"},
+        {},
+        [record("问", "答")],
+    ),
     "prompt and completion": ({"prompt": "问", "completion": "答"}, {}, [record("问", "答")]),
-    "question, context and answer": ({"question": "问", "context": "料", "answer": "答"}, {}, [record("问", "答", "料")]),
+    "question, context and answer": (
+        {"question": "问", "context": "料", "answer": "答"},
+        {},
+        [record("问", "答", "料")],
+    ),
     "named columns": (
         {"问题": "问", "答案": "答", "instruction": "别的"},
         {"columns": {"instruction": "问题", "output": "答案"}},
@@ -43,21 +51,31 @@ FORMS = {
     "Alpaca with a list": ({"instruction": ["问"], "output": "答"}, {}, Dropped.UNKNOWN_FORM),
     "ShareGPT, first turn": (sharegpt(*TWO_TURNS), {}, [record("问一", "答一")]),
     "ShareGPT, each turn": (
-        sharegpt(*TWO_TURNS), {"conversations": "EachTurn"}, [record("问一", "答一"), record("问二", "答二")]
+        sharegpt(*TWO_TURNS),
+        {"conversations": "EachTurn"},
+        [record("问一", "答一"), record("问二", "答二")],
     ),
     "ShareGPT, with history": (
-        sharegpt(*TWO_TURNS), {"conversations": "WithHistory"}, [record("问二", "答二", "User: 问一\nAssistant: 答一")]
+        sharegpt(*TWO_TURNS),
+        {"conversations": "WithHistory"},
+        [record("问二", "答二", "User: 问一\nAssistant: 答一")],
     ),
     "ShareGPT that begins in the middle": (sharegpt(("gpt", "答零"), *TWO_TURNS), {}, [record("问一", "答一")]),
     "ShareGPT that ends with a question": (
-        sharegpt(*TWO_TURNS, ("human", "问三")), {"conversations": "EachTurn"}, [record("问一", "答一"), record("问二", "答二")]
+        sharegpt(*TWO_TURNS, ("human", "问三")),
+        {"conversations": "EachTurn"},
+        [record("问一", "答一"), record("问二", "答二")],
     ),
     "ShareGPT, two questions in a row": (
-        sharegpt(("human", "你好"), ("human", "在吗"), ("gpt", "在")), {}, [record("你好\n在吗", "在")]
+        sharegpt(("human", "你好"), ("human", "在吗"), ("gpt", "在")),
+        {},
+        [record("你好\n在吗", "在")],
     ),
     "ShareGPT, a system prompt beside": (sharegpt(*TWO_TURNS, system="你是诗人"), {}, [record("问一", "答一")]),
     "ShareGPT, a system prompt kept": (
-        sharegpt(("system", "你是诗人"), *TWO_TURNS), {"keepSystemPrompts": True}, [record("你是诗人\n\n问一", "答一")]
+        sharegpt(("system", "你是诗人"), *TWO_TURNS),
+        {"keepSystemPrompts": True},
+        [record("你是诗人\n\n问一", "答一")],
     ),
     "ShareGPT with a tool": (sharegpt(("human", "问"), ("observation", "{}"), ("gpt", "答")), {}, Dropped.UNKNOWN_ROLE),
     "ShareGPT without an answer": (sharegpt(("human", "问")), {}, Dropped.NO_OUTPUT),
@@ -74,13 +92,17 @@ FORMS = {
         [record("问题", "答")],
     ),
     "messages with a picture": (
-        messages(("user", [{"type": "image_url", "image_url": {"url": "x"}}]), ("assistant", "答")), {}, Dropped.UNKNOWN_FORM
+        messages(("user", [{"type": "image_url", "image_url": {"url": "x"}}]), ("assistant", "答")),
+        {},
+        Dropped.UNKNOWN_FORM,
     ),
     "messages under the key of ShareGPT": (
-        {"conversations": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}, {}, [record("问", "答")]
+        {"conversations": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]},
+        {},
+        [record("问", "答")],
     ),
     "messages where ShareGPT is said": (messages(("user", "问")), {"format": "ShareGPT"}, Dropped.UNKNOWN_FORM),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

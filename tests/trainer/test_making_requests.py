@@ -126,7 +126,12 @@ REPLIES = {
     "after thoughts": (f"<think>[maybe {{</think>\n[{ONE}]", False, [A], False),
     "one a line": (f"{ONE}\n{TWO}\n", False, [A, B], True),
     "numbered": (f"1. {ONE}\n2. {TWO}", False, [A, B], True),
-    "over several lines": (f"{json.dumps(A._asdict(), indent=2)}\n\n{json.dumps(B._asdict(), indent=2)}", False, [A, B], True),
+    "over several lines": (
+        f"{json.dumps(A._asdict(), indent=2)}\n\n{json.dumps(B._asdict(), indent=2)}",
+        False,
+        [A, B],
+        True,
+    ),
     "Chinese keys": ('[{"指令": "甲", "输出": "一", "任务类型": "问答"}]', False, [A], False),
     "keys in angle brackets": ('[{"instruction": "乙", "<input>": "料", "<output>": "二"}]', False, [B], False),
     "single quotes": ("[{'instruction': '乙', 'input': '料', 'output': '二'}]", False, [B], True),
@@ -134,14 +139,19 @@ REPLIES = {
     "quotes inside": ('[{"instruction": "说"你好"", "output": "x"}]', False, [AlpacaRecord('说"你好"', "", "x")], True),
     "a number as output": ('[{"instruction": "1+1", "output": 2}]', False, [AlpacaRecord("1+1", "", "2")], False),
     "a list as output": ('[{"instruction": "a", "output": ["b"]}]', False, [Dropped.UNKNOWN_FORM], False),
-    "cut inside the last record": (f'{{"records": [{ONE}, {{"instruction": "乙", "output": "二', True, [A, Dropped.CUT_OFF], True),
+    "cut inside the last record": (
+        f'{{"records": [{ONE}, {{"instruction": "乙", "output": "二',
+        True,
+        [A, Dropped.CUT_OFF],
+        True,
+    ),
     "cut behind a record": (f"[{ONE}, {TWO}", True, [A, Dropped.CUT_OFF], True),
     "no JSON at all": ("抱歉，我不能这样做。", False, [], True),
     "nothing": ("", False, [], True),
     "numbers": ("[1, 2, 3]", False, [], False),
     "a thousand brackets": ("{[" * 1000, False, [], True),
     "other objects": ('{"error": {"message": "busy"}}', False, [], False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REPLIES)

@@ -113,6 +113,8 @@ class ProgressFile:
     def _derived(self, state: Progress, done: float | None) -> dict[str, Any]:
         """Percent and remaining time; the speed is the mean of this attempt."""
         again = state.total_steps != self._state.total_steps
+        if done is None and self._began is None and not state.total_steps:
+            return {}  # nothing is counted yet, so nothing has a speed
         if done is None:
             done = state.step / state.total_steps if state.total_steps else self._done
         done = min(1.0, max(0.0, done))

@@ -39,7 +39,9 @@ def run(
     with Keeper(scratch, config.clean, config.language, generates=asked is not None) as keeper:
         keeper.show(task.instruction for task in examples)
         take_given(config, paths, keeper, context)
-        made = generate(config, keeper, examples, context, endpoint=endpoint, clock=clock) if asked is not None else None
+        made = None
+        if asked is not None:
+            made = generate(config, keeper, examples, context, endpoint=endpoint, clock=clock)
         if not len(keeper):
             hint = (
                 "Look at the records, at spec.language and at spec.clean; a form that is not seen is named in `format`."
