@@ -4,8 +4,10 @@ import hashlib
 import json
 import random
 import threading
+from pathlib import Path
 
 import httpx
+import yaml
 
 from herdsman.api.job_config import (
     AskedEndpoint,
@@ -163,8 +165,6 @@ def set_directory(config):
 
 
 def context_path(config):
-    from pathlib import Path
-
     return Path(config.workspace.path)
 
 
@@ -175,6 +175,22 @@ def lines(config, part="train"):
 
 
 def report(config):
-    import yaml
-
     return yaml.safe_load((set_directory(config) / "report.yaml").read_text(encoding="utf-8"))
+
+
+def written(directory, records, name="records.jsonl"):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in records), "utf-8")
+    return directory
+
+
+def many(count, seed=0, **more):
+    chance = random.Random(seed)
+    return [
+        {"instruction": chinese(chance, 15), "input": "", "output": chinese(chance, 40), **more} for _ in range(count)
+    ]
+
+
+def bytes_of(config):
+    files = sorted(path for path in set_directory(config).rglob("*") if path.is_file() and "herdsman" not in path.name)
+    return {path.relative_to(set_directory(config)).as_posix(): path.read_bytes() for path in files}

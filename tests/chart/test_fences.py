@@ -7,7 +7,7 @@ import pytest
 
 from chart_values import VALUES
 from helm import render
-from herdsman.core.names import LABEL_DOWNLOADS
+from herdsman.core.names import LABEL_ASKS_SERVERS, LABEL_DOWNLOADS
 
 
 def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -30,6 +30,15 @@ FENCED = {
         {"release-herdsman-runs", "release-herdsman-imports"},
     ),
     "an import from a volume": ({**CHILD, "herdsman.dev/kind": "ModelImport"}, {"release-herdsman-runs"}),
+    "a set whose records are given": ({**CHILD, "herdsman.dev/kind": "InstructionSet"}, {"release-herdsman-runs"}),
+    "a set that asks an API elsewhere": (
+        {**CHILD, "herdsman.dev/kind": "InstructionSet", LABEL_DOWNLOADS: "true"},
+        {"release-herdsman-runs", "release-herdsman-imports"},
+    ),
+    "a set that asks a server of ours": (
+        {**CHILD, "herdsman.dev/kind": "InstructionSet", LABEL_ASKS_SERVERS: "true"},
+        {"release-herdsman-runs", "release-herdsman-asks-servers"},
+    ),
     "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
     "a pod of somebody else": ({"app": "web"}, set()),
 }
@@ -63,6 +72,17 @@ def test_downloads_reach_everything_but_the_metadata_of_a_cloud():
     metadata = ip_address("169.254.169.254")
     assert any(metadata in ip_network(block) for block in four["except"])
     assert any(ip_address("fd00:ec2::254") in ip_network(block) for block in six["except"])
+
+
+def test_who_asks_a_server_reaches_servers_and_nothing_else():
+    rendered = render()
+    policy = rendered.one("NetworkPolicy", "release-herdsman-asks-servers")["spec"]
+    assert policy["policyTypes"] == ["Egress"]
+    ((peer,),) = (rule["to"] for rule in policy["egress"])
+    server = FENCED["a server"][0]
+    assert selected(peer["podSelector"], server)
+    assert not any(selected(peer["podSelector"], labels) for labels, _ in FENCED.values() if labels != server)
+    assert "namespaceSelector" not in peer
 
 
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():

@@ -9,6 +9,7 @@ import yaml
 
 from admission import PROJECT
 from helm import executable, text
+from herdsman.api.v1alpha1.registry import KINDS
 
 KUSTOMIZE = PROJECT / "deploy" / "kustomize"
 
@@ -28,7 +29,7 @@ def test_kubectl_puts_them_together(directory, role):
     made = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
     bodies = [body for body in yaml.load_all(made, yaml.CSafeLoader) if body]
     kinds = [body["kind"] for body in bodies]
-    assert kinds.count("CustomResourceDefinition") == 6
+    assert kinds.count("CustomResourceDefinition") == len(KINDS)
     assert kinds.count("Namespace") == kinds.count("Deployment") == 1
     assert f"{role}Binding" in kinds
     assert ("ClusterRoleBinding" in kinds) is (role == "ClusterRole")
