@@ -72,6 +72,20 @@ def test_the_schema_names_the_kinds_that_were_drawn():
     assert list(members) == ["kind", "instruction", "input", "output"]
 
 
+def test_the_schema_for_our_own_servers_bounds_everything():
+    spec = Generation.model_validate({"endpoint": {"modelServer": "m"}, "recordsPerRequest": 5})
+    asked = Requests(spec, "zh", 42, bound=50)
+    records = asked.body(0, "m", "Schema")["response_format"]["json_schema"]["schema"]["properties"]["records"]
+    members, drawn = records["items"]["properties"], asked.drawn(0)
+    assert (records["minItems"], records["maxItems"]) == (1, 5)
+    assert members["instruction"]["maxLength"] == 50
+    assert members["input"]["maxLength"] == drawn.longest_input
+    assert members["output"]["maxLength"] == drawn.longest_output
+    plain = requests().body(0, "m", "Schema")["response_format"]["json_schema"]["schema"]
+    assert "maxLength" not in json.dumps(plain)
+    assert "maxItems" not in json.dumps(plain)
+
+
 def test_examples_domains_kinds_and_guidance_of_ones_own():
     examples = [AlpacaRecord(f"例{number}", "", "答") for number in range(5)]
     asked = requests(

@@ -174,7 +174,7 @@ class Endpoint:
         """Return what the API says, in one line, short, and without anything like a key."""
         if self._key is not None:
             said = said.replace(self._key, "…")
-        said = " ".join(_SECRET.sub("…", said).split())
+        said = " ".join(_SECRET.sub("…", said).split()).rstrip(".")
         return said if len(said) <= _LONGEST_QUOTE else f"{said[:_LONGEST_QUOTE]}…"
 
 

@@ -16,7 +16,7 @@ from herdsman_trainer.instruction_making.journal import Entry, Journal
 from herdsman_trainer.instruction_making.keeping import Keeper, counted
 from herdsman_trainer.instruction_making.records import AlpacaRecord
 from herdsman_trainer.instruction_making.replies import read_reply
-from herdsman_trainer.instruction_making.requests import Form, Requests
+from herdsman_trainer.instruction_making.requests import LONGEST_INSTRUCTION, Form, Requests
 from herdsman_trainer.instruction_making.spending import Usage, cost
 
 FIRST_BARREN, BARREN = 5, 20
@@ -92,7 +92,9 @@ def generate(
     """
     asked = config.generate
     assert asked is not None, "only called where something is asked for"
-    form, requests = first_form(asked), Requests(asked.spec, config.language, config.seed, seed_tasks)
+    form = first_form(asked)
+    bound = min(LONGEST_INSTRUCTION, config.clean.longest_instruction) if asked.endpoint.ours else None
+    requests = Requests(asked.spec, config.language, config.seed, seed_tasks, bound=bound)
     made = Generated(asked.spec.records, key=requests.key(asked.endpoint.identity, form))
     api = Endpoint(asked.endpoint, asked.spec.limits.request_seconds) if endpoint is None else endpoint()
     root = Path(config.workspace.root)

@@ -11,6 +11,8 @@ from herdsman.api.v1alpha1.generation import Generation
 from herdsman_trainer.instruction_making.records import AlpacaRecord
 from herdsman_trainer.instruction_making.wording import DOMAINS, KINDS, LANGUAGES, WORDINGS, Wording
 
+LONGEST_INSTRUCTION = 300
+"""Characters of an instruction that our own servers write at most, or fewer where clean.longestInstruction says so."""
 Form = Literal["Schema", "Object", "Text"]
 """How a reply is asked for."""
 
@@ -31,11 +33,24 @@ class Drawn:
 class Requests:
     """The requests of a generation."""
 
-    def __init__(self, spec: Generation, language: str, seed: int, seed_tasks: Sequence[AlpacaRecord] = ()) -> None:
+    def __init__(
+        self,
+        spec: Generation,
+        language: str,
+        seed: int,
+        seed_tasks: Sequence[AlpacaRecord] = (),
+        *,
+        bound: int | None = None,
+    ) -> None:
+        """`bound` is the longest instruction: with it the schema says all lengths, so that no reply is endless.
+
+        OpenAI's own API refuses such schemas, and so there is none for it.
+        """
         self._spec = spec
         self._language = language
         self._seed = seed
         self._seed_tasks = seed_tasks
+        self._bound = bound
         self._wording: Wording = WORDINGS[spec.preset]
         place = self._wording.place
         self._domains = spec.domains or [pair[place] for pair in DOMAINS]
@@ -91,7 +106,7 @@ class Requests:
         if form == "Object":
             body["response_format"] = {"type": "json_object"}
         elif form == "Schema":
-            schema = reply_schema(drawn.kinds)
+            schema = reply_schema(drawn, spec.records_per_request, self._bound)
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "records", "strict": True, "schema": schema},
@@ -108,10 +123,19 @@ class Requests:
         return sha256(text.encode()).hexdigest()
 
 
-def reply_schema(kinds: Sequence[str]) -> Mapping[str, Any]:
-    """Return the JSON schema of a reply."""
-    text = {"type": "string"}
-    members = {"kind": {"type": "string", "enum": list(kinds)}, "instruction": text, "input": text, "output": text}
+def reply_schema(drawn: Drawn, most: int, bound: int | None) -> Mapping[str, Any]:
+    """Return the JSON schema of a reply; with a bound for instructions also `most` records and the lengths drawn."""
+
+    def text(longest: int | None) -> dict[str, Any]:
+        return {"type": "string"} if bound is None else {"type": "string", "maxLength": longest}
+
+    members = {
+        "kind": {"type": "string", "enum": list(drawn.kinds)},
+        "instruction": text(bound),
+        "input": text(drawn.longest_input),
+        "output": text(drawn.longest_output),
+    }
+    records: dict[str, Any] = {"type": "array"} if bound is None else {"type": "array", "minItems": 1, "maxItems": most}
     record = {
         "type": "object",
         "properties": members,
@@ -120,7 +144,7 @@ def reply_schema(kinds: Sequence[str]) -> Mapping[str, Any]:
     }
     return {
         "type": "object",
-        "properties": {"records": {"type": "array", "items": record}},
+        "properties": {"records": {**records, "items": record}},
         "required": ["records"],
         "additionalProperties": False,
     }
