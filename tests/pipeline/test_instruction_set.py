@@ -62,7 +62,6 @@ def test_a_set_waits_for_the_server_of_the_same_run_asks_it_with_its_key_and_kee
             },
             "clean": {
                 "languagePercent": 0,
-                "shortestInstruction": 1,
                 "longestInstruction": 12,
                 "rougePercent": 100,
                 "minhashPercent": 100,

@@ -26,7 +26,7 @@ DROPPED = {
     "a blank instruction": (GOOD._replace(instruction=" \u200b\n"), {}, Dropped.NO_INSTRUCTION),
     "a blank output": (GOOD._replace(output="\t \ufeff"), {}, Dropped.NO_OUTPUT),
     "half of a surrogate pair": (GOOD._replace(output="好\ud83d"), {}, Dropped.NOT_TEXT),
-    "an instruction of one character": (GOOD._replace(instruction="写"), {}, Dropped.TOO_SHORT),
+    "an instruction that is too short": (GOOD._replace(instruction="写"), {"shortestInstruction": 2}, Dropped.TOO_SHORT),
     "an output that is too short": (GOOD, {"shortestOutput": 100}, Dropped.TOO_SHORT),
     "an instruction that is too long": (GOOD, {"longestInstruction": 5}, Dropped.TOO_LONG),
     "an input that is too long": (GOOD._replace(input="很多材料"), {"longestInput": 3}, Dropped.TOO_LONG),
@@ -121,9 +121,9 @@ def test_an_injected_turn_is_text_afterwards():
 
 @given(st.builds(AlpacaRecord, st.text(max_size=30), st.text(max_size=30), st.text(max_size=60)))
 def test_what_stays_once_stays_the_same(record):
-    once = cleaned(record, languagePercent=0, shortestInstruction=1)
+    once = cleaned(record, languagePercent=0)
     if isinstance(once, AlpacaRecord):
-        assert cleaned(once, languagePercent=0, shortestInstruction=1) == once
+        assert cleaned(once, languagePercent=0) == once
         assert once.instruction.strip()
         assert once.output.strip()
 

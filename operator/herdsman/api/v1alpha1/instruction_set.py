@@ -57,7 +57,7 @@ class InstructionSource(ApiModel):
 class Cleaning(ApiModel):
     """What a record has to be to stay. Everything that is dropped is counted with its reason."""
 
-    shortest_instruction: int = Field(default=2, ge=1, le=10000)
+    shortest_instruction: int = Field(default=1, ge=1, le=10000)
     """Characters of an instruction at least."""
     longest_instruction: int = Field(default=4000, ge=1, le=1000000)
     """Characters of an instruction at most."""
