@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-KINDS = {"ModelImport": "model", "TokenizerMerge": "tokenizer", "LoRAMerge": "model"}
+KINDS = {"ModelImport": "model", "TokenizerMerge": "tokenizer", "LoRAMerge": "model", "InstructionSet": "dataset"}
 
 
 def main():

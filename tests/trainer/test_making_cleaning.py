@@ -26,7 +26,11 @@ DROPPED = {
     "a blank instruction": (GOOD._replace(instruction=" \u200b\n"), {}, Dropped.NO_INSTRUCTION),
     "a blank output": (GOOD._replace(output="\t \ufeff"), {}, Dropped.NO_OUTPUT),
     "half of a surrogate pair": (GOOD._replace(output="好\ud83d"), {}, Dropped.NOT_TEXT),
-    "an instruction that is too short": (GOOD._replace(instruction="写"), {"shortestInstruction": 2}, Dropped.TOO_SHORT),
+    "an instruction that is too short": (
+        GOOD._replace(instruction="写"),
+        {"shortestInstruction": 2},
+        Dropped.TOO_SHORT,
+    ),
     "an output that is too short": (GOOD, {"shortestOutput": 100}, Dropped.TOO_SHORT),
     "an instruction that is too long": (GOOD, {"longestInstruction": 5}, Dropped.TOO_LONG),
     "an input that is too long": (GOOD._replace(input="很多材料"), {"longestInput": 3}, Dropped.TOO_LONG),
