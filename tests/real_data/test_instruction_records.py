@@ -20,7 +20,7 @@ def test_real_records_stay_and_spoilt_copies_of_them_go(real_data, tmp_path):
         *(record | {"output": f"{record['output']}！"} for record in copies[:50]),
         *(record | {"output": record["output"][:-4]} for record in copies[50:100] if len(record["output"]) > 150),
         *(record | {"output": ""} for record in copies[100:150]),
-        *(record | {"output": "I am sorry, but as a language model I cannot answer this question at all. " * 2}
+        *(record | {"output": "I am sorry, but as a language model I cannot answer this question at all. " * 5}
           for record in copies[150:]),
     ]  # fmt: skip
     folder = tmp_path / "in"

@@ -59,6 +59,19 @@ def test_resumed_after_any_reply_and_in_the_middle_of_one_the_set_has_the_same_b
             assert len(api.bodies) <= max(0, 8 - number) + 2
 
 
+def test_an_attempt_that_was_suspended_goes_on_in_its_own_file(tmp_path):
+    config, whole, journal = complete(tmp_path / "whole")
+    root = tmp_path / "again"
+    own = root / ".herdsman" / "replies" / journal_of(config).parent.name / "uid-1-1.jsonl"
+    own.parent.mkdir(parents=True)
+    rows = journal.splitlines(keepends=True)
+    own.write_bytes(b"".join(rows[:2]) + rows[2][:30])
+    again = config_of(root, generate=config.generate, held_out_fraction=0.2)
+    make(again, FakeApi())
+    assert bytes_of(again) == whole
+    assert {json.loads(line)["number"] for line in own.read_bytes().splitlines()} >= set(range(8))
+
+
 def test_a_damaged_line_in_the_middle_is_asked_for_again(tmp_path):
     config, whole, journal = complete(tmp_path / "whole")
     rows = journal.splitlines(keepends=True)

@@ -101,7 +101,7 @@ class Endpoint:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             hint = f"Correct {self._asked.field}."
             raise BadInput(f"The URL {self._asked.url} leads nowhere: {error}.", hint=hint) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             why = str(error) or type(error).__name__
             raise Unavailable(f"{self.name} does not answer ({why})") from error
         if status == httpx.codes.OK:

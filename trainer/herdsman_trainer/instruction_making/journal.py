@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,23 +36,23 @@ class Entry:
 
 
 class Journal:
-    """The replies to the requests of one key."""
+    """The replies to the requests of one key; in memory is only where each of them lies."""
 
     def __init__(self, root: Path, key: str, owner: str, attempt: int) -> None:
         self._directory = root / _DIRECTORY / key
         self._owner = owner
         self._path = self._directory / f"{owner}-{attempt}.jsonl"
-        self._entries: dict[int, Entry] = {}
+        self._places: dict[int, tuple[Path, int]] = {}
 
     def __enter__(self) -> Self:
         """Read what is there, and open this attempt's own file behind its last whole line."""
         _make_directory(self._directory)
         for path in sorted(self._directory.glob("*.jsonl")):
-            for entry in _read(path):
-                self._entries.setdefault(entry.number, entry)
-        self._file = self._path.open("a+b")
-        self._file.seek(0)
-        self._file.truncate(self._file.read().rfind(b"\n") + 1)
+            for number, offset in _index(path):
+                self._places.setdefault(number, (path, offset))
+        self._file = self._path.open("ab")
+        self._file.truncate(_whole_bytes(self._path))
+        self._file.seek(0, os.SEEK_END)
         _flush_directory(self._directory)
         return self
 
@@ -61,22 +62,29 @@ class Journal:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
     def get(self, number: int) -> Entry | None:
         """Return what became of a request; None where it was not asked, or not answered."""
-        return self._entries.get(number)
+        place = self._places.get(number)
+        if place is None:
+            return None
+        path, offset = place
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return _entry(json.loads(stream.readline()))
 
     def numbers(self) -> list[int]:
         """Return the requests that are answered, in order."""
-        return sorted(self._entries)
+        return sorted(self._places)
 
     def add(self, entry: Entry) -> None:
         """Keep an entry; it is on the disk when this returns."""
+        offset = self._file.tell()
         self._file.write(_line(entry))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._entries[entry.number] = entry
+        self._places[entry.number] = self._path, offset
 
     def forget(self) -> None:
         """Remove what this resource wrote, and the directory if nothing else is in it."""
@@ -95,14 +103,23 @@ def _line(entry: Entry) -> bytes:
     return json.dumps(members).encode() + b"\n"
 
 
-def _read(path: Path) -> Iterator[Entry]:
-    """Yield the entries of a file; a line that was cut by a kill, or damaged, counts as not written."""
+def _index(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield number and offset of the entries of a file; a line that was cut by a kill, or damaged, is none."""
+    offset = 0
     with path.open("rb") as stream:
         for line in stream:
-            try:
-                yield _entry(json.loads(line))
-            except (ValueError, LookupError, TypeError):
-                continue
+            with suppress(ValueError, LookupError, TypeError):
+                yield _entry(json.loads(line)).number, offset
+            offset += len(line)
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return the bytes of the lines that have an end."""
+    whole = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            whole += len(line) if line.endswith(b"\n") else 0
+    return whole
 
 
 def _entry(members: Mapping[str, Any]) -> Entry:

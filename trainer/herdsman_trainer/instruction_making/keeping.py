@@ -20,7 +20,7 @@ GIVEN_ROUGE, GENERATED_ROUGE = 100, 70
 
 
 class Keeper:
-    """Takes records one after the other and keeps the good ones in a file; memory is 2.5 kB a record, most of it MinHash.
+    """Takes records one after the other and keeps the good ones in a file; memory is 2.5 kB a record.
 
     What becomes of a record depends on it and on those that were taken before, in their order, and on nothing else.
     """

@@ -24,7 +24,7 @@ _RANGES: Mapping[str, str] = {
     "Thai": "\u0e00-\u0e7f",
 }
 _WITHOUT_SPACES = frozenset({"Han", "Kana", "Thai"})
-"""Scripts that put no spaces between words: every character counts like a word."""
+"""Scripts that put no spaces between words: two of their characters count as much as a word of another."""
 _LATIN = frozenset({"Latin"})
 _ARABIC = frozenset({"Arabic"})
 _CYRILLIC = frozenset({"Cyrillic"})
@@ -49,15 +49,19 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 
 
 def script_percent(text: str, language: str) -> float | None:
-    """Return how many percent of the words are in the language's scripts; None where there are no words at all.
+    """Return how many percent of a text are in the language's scripts; None where there are no words at all.
 
     Code between backquotes does not count.
     """
     own, other = _counters(language)
     prose = _CODE.sub(" ", text)
-    mine = len(own.findall(prose))
-    theirs = len(other.findall(prose))
+    mine, theirs = _weight(own, prose), _weight(other, prose)
     return 100 * mine / (mine + theirs) if mine + theirs else None
+
+
+def _weight(words: re.Pattern[str], text: str) -> int:
+    """Return the weight of the words: 1 for a character that stands for itself, 2 for a word of letters."""
+    return sum(1 if match.lastindex else 2 for match in words.finditer(text))
 
 
 @cache
@@ -69,5 +73,5 @@ def _counters(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 def _words(scripts: frozenset[str]) -> re.Pattern[str]:
     single = "".join(_RANGES[name] for name in sorted(scripts & _WITHOUT_SPACES))
     joined = "".join(_RANGES[name] for name in sorted(scripts - _WITHOUT_SPACES))
-    parts = [f"[{single}]"] if single else []
+    parts = [f"([{single}])"] if single else []
     return re.compile("|".join([*parts, *([f"[{joined}]+"] if joined else [])]))

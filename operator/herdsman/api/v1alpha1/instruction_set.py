@@ -68,9 +68,9 @@ class Cleaning(ApiModel):
     longest_output: int = Field(default=16000, ge=1, le=1000000)
     """Characters of an output at most."""
     language_percent: int = Field(default=30, ge=0, le=100)
-    """How much of a record has to be written in the script of spec.language, in percent of its words (of Chinese or
-    Japanese, of its characters); code between ``` does not count. 0 accepts every language. Languages of the same
-    script are not told apart."""
+    """How much of a record has to be written in the script of spec.language, in percent of its words (two characters of
+    Chinese or Japanese count as much as a word); code between ``` does not count. 0 accepts every language. Languages
+    of the same script are not told apart."""
     minhash_percent: int = Field(default=85, ge=50, le=100)
     """A record is dropped as a near duplicate where this share of all three-character pieces of it and an earlier one
     is in both (Jaccard similarity, found by MinHash); 100 drops only what is the same but for blanks and
