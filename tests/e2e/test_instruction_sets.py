@@ -1,4 +1,4 @@
-"""An InstructionSet on a real cluster: its Secret, an endpoint that misbehaves, an eviction, a training that reads it."""
+"""An InstructionSet on a real cluster: its Secret, an endpoint that misbehaves, an eviction, and a training."""
 
 import json
 import time
