@@ -78,11 +78,16 @@ def test_who_asks_a_server_reaches_servers_and_nothing_else():
     rendered = render()
     policy = rendered.one("NetworkPolicy", "release-herdsman-asks-servers")["spec"]
     assert policy["policyTypes"] == ["Egress"]
-    ((peer,),) = (rule["to"] for rule in policy["egress"])
-    server = FENCED["a server"][0]
-    assert selected(peer["podSelector"], server)
-    assert not any(selected(peer["podSelector"], labels) for labels, _ in FENCED.values() if labels != server)
-    assert "namespaceSelector" not in peer
+    (rule,) = policy["egress"]
+    server, stand_in = FENCED["a server"][0], {**CHILD, "herdsman.dev/activates": "chat"}
+
+    def reached(labels: dict[str, str]) -> bool:
+        return any(selected(peer["podSelector"], labels) for peer in rule["to"])
+
+    assert reached(server)
+    assert reached(stand_in)
+    assert not any(reached(labels) for labels, _ in FENCED.values() if labels != server)
+    assert not any("namespaceSelector" in peer for peer in rule["to"])
 
 
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
