@@ -116,10 +116,22 @@ def test_from_a_missing_secret_over_an_eviction_to_a_tuned_adapter(namespace, op
     assert adapter["artifact"]["kind"] == "adapter"
 
 
+WRONG_KEY = {"url": "http://teacher/v1", "model": "teacher", "apiKey": {"name": "wrong-key", "key": "key"}}
+
+
+def test_replies_that_were_paid_for_are_not_asked_for_again(namespace, operator, teacher):
+    """Another set with the same requests on the same claim, with a key that would not even be let in."""
+    before = kubectl("-n", namespace.name, "logs", "teacher")
+    namespace.apply({**secret("sk-wrong"), "metadata": {"name": "wrong-key"}}, asking("again", endpoint=WRONG_KEY))
+    again = reached(namespace, operator, "instructionset", "again", "Succeeded", 120)
+    assert again["artifact"]["digest"] == namespace.status("instructionset", "made")["artifact"]["digest"]
+    assert kubectl("-n", namespace.name, "logs", "teacher") == before
+
+
 def test_a_wrong_key_fails_for_good_and_names_the_secret(namespace, operator, teacher):
-    wrong = {**secret("sk-wrong"), "metadata": {"name": "wrong-key"}}
-    endpoint = {"url": "http://teacher/v1", "model": "teacher", "apiKey": {"name": "wrong-key", "key": "key"}}
-    namespace.apply(wrong, asking("wrong", endpoint=endpoint))
+    wrong = asking("wrong", endpoint=WRONG_KEY)
+    wrong["spec"]["seed"] = 7
+    namespace.apply({**secret("sk-wrong"), "metadata": {"name": "wrong-key"}}, wrong)
     failure = reached(namespace, operator, "instructionset", "wrong", "Failed", 120)["failure"]
     assert (failure["reason"], failure["exitCode"]) == ("BadInput", 42)
     assert "does not accept the key" in failure["message"]
