@@ -13,6 +13,7 @@ from typing import Any
 from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.meta import Condition
 from herdsman.api.v1alpha1.evaluation import Evaluation
+from herdsman.api.v1alpha1.instruction_set import InstructionSet
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.model_import import ModelImport
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -89,6 +90,12 @@ def pretrain_job(name: str = "zh", *, metadata: Mapping[str, Any] | None = None,
     return resource("PretrainJob", name, spec, **(metadata or {}))
 
 
+def instruction_set(name: str = "records", *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> InstructionSet:
+    if "generate" not in spec:
+        spec.setdefault("sources", [{"dataset": {"volume": {"claim": "instructions"}}}])
+    return resource("InstructionSet", name, spec, **(metadata or {}))
+
+
 def sft_job(name: str = "tuned", *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> SFTJob:
     spec.setdefault("model", {"modelImport": "base"})
     spec.setdefault("dataset", {"volume": {"claim": "instructions"}})
@@ -123,7 +130,8 @@ def one_of_each() -> list[AnyResource]:
         model_import("base"),
         tokenizer_merge("zh-tokenizer"),
         pretrain_job("zh", tokenizer={"tokenizerMerge": "zh-tokenizer"}),
-        sft_job("tuned", adapter={"pretrainJob": "zh"}),
+        instruction_set("records"),
+        sft_job("tuned", adapter={"pretrainJob": "zh"}, dataset={"instructionSet": "records"}),
         lora_merge("merged", adapters=[{"sftJob": "tuned"}]),
         evaluation("quality", thresholds=[]),
         model_server("chat", model={"loraMerge": "merged"}),
@@ -146,6 +154,7 @@ ARTIFACT_KINDS = {
     "ModelImport": "model",
     "TokenizerMerge": "tokenizer",
     "PretrainJob": "adapter",
+    "InstructionSet": "dataset",
     "SFTJob": "adapter",
     "LoRAMerge": "model",
     "Evaluation": "report",
@@ -163,8 +172,8 @@ def artifact(of: Any, **fields: Any) -> Artifact:
         "path": f"{names.default_path(of.kind, of.metadata.name)}/artifact",
         "digest": digest(f"{of.kind} {of.metadata.name}"),
         "bytes": 13_476_831_232 if kind == "model" else 5_000_000,
-        "vocab_size": 32000,
-        "tokenizer_digest": digest("llama tokenizer"),
+        "vocab_size": None if kind == "dataset" else 32000,
+        "tokenizer_digest": None if kind == "dataset" else digest("llama tokenizer"),
         "base_digest": digest("ModelImport base") if kind == "adapter" else None,
         "dtype": "bfloat16" if kind in ("model", "adapter") else None,
     }
@@ -193,6 +202,12 @@ def finished(of: Any, **fields: Any) -> Any:
     made = fields.pop("artifact", None) or artifact(of, **fields)
     conditions = [_condition("Complete", "True", "Succeeded", "The run is finished.", of.metadata.generation)]
     return with_status(of, Status(phase=Phase.SUCCEEDED, conditions=conditions, artifact=made))
+
+
+def answering(of: Any, url: str = "http://ms-chat.default.svc:8000/v1") -> Any:
+    """The server, ready."""
+    conditions = [_condition("Ready", "True", "Ready", "1 of 1 replicas answer.", of.metadata.generation)]
+    return with_status(of, Status(phase=Phase.READY, conditions=conditions, url=url))
 
 
 def failed(of: Any, message: str = "data.jsonl, line 3: not JSON.") -> Any:

@@ -24,6 +24,9 @@ FRACTIONS = {
     "hours",
     "atLeast",
     "atMost",
+    "cost",
+    "inputPerMillion",
+    "outputPerMillion",
 }
 UNIONS = {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "const", "nullable", "patternProperties", "propertyNames"}
 POD_SPEC = {"containers", "initContainers", "podTemplate", "template.spec", "volumes", "affinity"}

@@ -8,7 +8,7 @@ import pytest
 from chart_values import VALUES
 from helm import render
 from herdsman.core import names
-from herdsman.core.names import LABEL_DOWNLOADS
+from herdsman.core.names import LABEL_ASKS_SERVERS, LABEL_DOWNLOADS
 
 
 def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -31,6 +31,15 @@ FENCED = {
         {"release-herdsman-runs", "release-herdsman-imports"},
     ),
     "an import from a volume": ({**CHILD, "herdsman.dev/kind": "ModelImport"}, {"release-herdsman-runs"}),
+    "a set whose records are given": ({**CHILD, "herdsman.dev/kind": "InstructionSet"}, {"release-herdsman-runs"}),
+    "a set that asks an API elsewhere": (
+        {**CHILD, "herdsman.dev/kind": "InstructionSet", LABEL_DOWNLOADS: "true"},
+        {"release-herdsman-runs", "release-herdsman-imports"},
+    ),
+    "a set that asks a server of ours": (
+        {**CHILD, "herdsman.dev/kind": "InstructionSet", LABEL_ASKS_SERVERS: "true"},
+        {"release-herdsman-runs", "release-herdsman-asks-servers"},
+    ),
     "a server": ({**CHILD, "herdsman.dev/kind": "ModelServer"}, {"release-herdsman-servers"}),
     "an activator": (names.activator_labels("x"), {"release-herdsman-activators"}),
     "a pod of somebody else": ({"app": "web"}, set()),
@@ -79,6 +88,22 @@ def test_activators_reach_replicas_and_are_asked_by_the_operator():
     assert selected(replicas["to"][0]["podSelector"], {**CHILD, "herdsman.dev/kind": "ModelServer"})
     _, _, asked, _ = rendered.one("NetworkPolicy", "release-herdsman-operator")["spec"]["egress"]
     assert selected(asked["to"][0]["podSelector"], names.activator_labels("x"))
+
+
+def test_who_asks_a_server_reaches_servers_and_nothing_else():
+    rendered = render()
+    policy = rendered.one("NetworkPolicy", "release-herdsman-asks-servers")["spec"]
+    assert policy["policyTypes"] == ["Egress"]
+    (rule,) = policy["egress"]
+    server, stand_in = FENCED["a server"][0], {**CHILD, "herdsman.dev/activates": "chat"}
+
+    def reached(labels: dict[str, str]) -> bool:
+        return any(selected(peer["podSelector"], labels) for peer in rule["to"])
+
+    assert reached(server)
+    assert reached(stand_in)
+    assert not any(reached(labels) for labels, _ in FENCED.values() if labels != server)
+    assert not any("namespaceSelector" in peer for peer in rule["to"])
 
 
 def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():

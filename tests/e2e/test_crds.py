@@ -59,6 +59,15 @@ def test_every_odd_value_in_every_field_is_accepted_or_refused_alike(api, kind):
     # The schema takes 1.0 for the number 1; the scale subresource and a rule over the object do not.
     strict = {
         "Evaluation": ["compute.gpusPerNode", "compute.nodes", "compute.processesPerNode"],
+        "InstructionSet": [
+            "clean.longestInstruction",
+            "clean.longestOutput",
+            "clean.shortestInstruction",
+            "clean.shortestOutput",
+            "compute.nodes",
+            "compute.processesPerNode",
+            "generate.minRecords",
+        ],
         "LoRAMerge": ["outputs.pth.shards"],
         "ModelServer": [
             "disruptionBudget.maxUnavailable",

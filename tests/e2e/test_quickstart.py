@@ -34,6 +34,7 @@ RUNS = {
     "modelimport": ["smollm2"],
     "tokenizermerge": ["zh-tokenizer"],
     "pretrainjob": ["zh-embeddings", "zh-pretrain"],
+    "instructionset": ["zh-records"],
     "sftjob": ["zh-sft"],
     "loramerge": ["smollm2-zh"],
     "evaluation": ["zh-quality"],

@@ -42,6 +42,14 @@ def test_what_waits_for_an_evaluation_is_woken_by_it():
     assert indexed(server, tuned).dependants(key(builders.evaluation("quality"))) == [key(server), key(tuned)]
 
 
+def test_a_set_is_woken_by_the_server_that_it_asks_and_a_training_by_its_set():
+    made = builders.instruction_set("made", generate={"endpoint": {"modelServer": "teacher"}})
+    tuned = builders.sft_job("tuned", dataset={"instructionSet": "made"})
+    index = indexed(made, tuned)
+    assert index.dependants(key(builders.model_server("teacher"))) == [key(made)]
+    assert index.dependants(key(made)) == [key(tuned)]
+
+
 def test_a_dependant_that_is_gone_is_not_woken():
     trained = builders.pretrain_job("zh")
     index = indexed(trained)

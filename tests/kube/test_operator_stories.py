@@ -37,6 +37,26 @@ def test_a_pipeline_applied_at_once_runs_in_the_order_of_its_references():
     assert services == ["ms-chat", "pj-zh-1"]
 
 
+def test_a_set_that_asks_a_server_begins_when_that_answers():
+    asked = builders.instruction_set(
+        "made", generate={"endpoint": {"modelServer": "chat"}}, metadata={"namespace": NAMESPACE}
+    )
+
+    async def story():
+        station = await started(asked, *reversed(pipeline()))
+        await station.settle(patience=0.0)
+        return station
+
+    station = run(story)
+    assert station.status(asked)["phase"] == "Succeeded"
+    made = [
+        call.name for call in station.api.calls if call.name in ("ms-chat", "is-made-1") and call.kind != "ConfigMap"
+    ]
+    assert made.index("ms-chat") < made.index("is-made-1")
+    (job,) = (body for body in station.api.of("Job") if body["metadata"]["name"] == "is-made-1")
+    assert job["spec"]["template"]["metadata"]["labels"]["herdsman.dev/asks-servers"] == "true"
+
+
 def test_those_that_wait_are_woken_by_the_end_of_what_they_wait_for_and_not_by_time():
     async def story():
         station = await started(imported(), trained())

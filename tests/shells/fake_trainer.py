@@ -18,7 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-KINDS = {"ModelImport": "model", "TokenizerMerge": "tokenizer", "LoRAMerge": "model", "Evaluation": "report"}
+KINDS = {
+    "ModelImport": "model",
+    "TokenizerMerge": "tokenizer",
+    "LoRAMerge": "model",
+    "InstructionSet": "dataset",
+    "Evaluation": "report",
+}
 
 
 def main():

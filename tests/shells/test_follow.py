@@ -8,7 +8,7 @@ import pytest
 
 from builders import manifest
 from herdsman.local.history import headline
-from shells.homes import model_import, phases, pretrain, release, status_of, until
+from shells.homes import CORPORA, model_import, phases, pretrain, release, status_of, until
 
 
 def test_a_chain_runs_in_order_and_hands_its_artifacts_on(play):
@@ -22,6 +22,27 @@ def test_a_chain_runs_in_order_and_hands_its_artifacts_on(play):
     assert ending_phases == dict.fromkeys(("base", "tok", "zh", "merged"), "Succeeded")
     succeeded = [name for name, phase in play.listener.heard if phase == "Succeeded"]
     assert list(dict.fromkeys(succeeded)) == ["base", "tok", "zh", "merged"]
+
+
+def test_a_training_waits_for_its_records_and_takes_their_training_part(play):
+    records = manifest("InstructionSet", "made", {"sources": [{"dataset": CORPORA}]})
+    tuned = manifest("SFTJob", "tuned", {"model": {"modelImport": "base"}, "dataset": {"instructionSet": "made"}})
+    assert play.run(tuned, records, model_import()) == dict.fromkeys(("base", "made", "tuned"), "Succeeded")
+    config = json.loads((play.home.configs / "sj-tuned-1.json").read_text())
+    assert config["dataset"]["part"] == "train"
+    assert config["dataset"]["path"].endswith("is-made/instructionsets/made/artifact")
+
+
+def test_a_set_whose_key_is_not_in_the_environment_says_which_variable_it_wants(play, monkeypatch):
+    monkeypatch.delenv("HERDSMAN_ENDPOINT_API_KEY", raising=False)
+    endpoint = {"url": "https://api.example.com/v1", "model": "m", "apiKey": {"name": "teacher", "key": "key"}}
+    play.apply(manifest("InstructionSet", "made", {"generate": {"endpoint": endpoint}}))
+    failure = status_of(play.follow(), "made").failure
+    assert failure.reason == "SecretNotFound"
+    assert (
+        "in place of the Secret teacher, key key, the environment has to hold HERDSMAN_ENDPOINT_API_KEY"
+        in failure.message
+    )
 
 
 def test_a_finished_resource_has_its_artifact_its_report_and_its_progress(play):

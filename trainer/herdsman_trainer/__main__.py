@@ -33,6 +33,7 @@ STEPS = {
     "ModelImport": "model_import",
     "TokenizerMerge": "tokenizer_merge",
     "PretrainJob": "pretrain",
+    "InstructionSet": "instruction_set",
     "SFTJob": "sft",
     "LoRAMerge": "lora_merge",
     "Evaluation": "evaluation",
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stop_on_signals(context)
         artifact = run_step(config, context)
         code = int(ExitCode.DONE)
-        message = TerminationMessage(reason="Succeeded", artifact=artifact, report=_report(config))
+        message = TerminationMessage(
+            reason="Succeeded", message=context.closing_words, artifact=artifact, report=_report(config)
+        )
     except BaseException as error:  # noqa: BLE001 - every end gets an exit code and a message
         code, message = ending(error)
         if config is not None and message.reason == DISK_FULL:

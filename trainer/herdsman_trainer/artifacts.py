@@ -27,8 +27,7 @@ from herdsman.api.v1alpha1.status import Artifact, Metric
 from herdsman_trainer.durable import fsync
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.ownership import check_attempt
-from herdsman_trainer.weights.digests import digest_file
-from herdsman_trainer.weights.writing import write_file
+from herdsman_trainer.plain_files import digest_file, write_file
 
 ARTIFACT_DIRECTORY = "artifact"
 Depth = Literal["Sizes", "Digests"]
@@ -244,4 +243,4 @@ def open_input(source: Input, depth: Depth = "Sizes", on_bytes: OnBytes = _unhea
         )
         hint = "It was made anew in between: delete this resource and create it again."
         raise BadInput(message, reason="ArtifactMismatch", file=str(path), hint=hint)
-    return path
+    return path / source.part if source.part is not None else path

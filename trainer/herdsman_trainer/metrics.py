@@ -8,6 +8,11 @@
 | herdsman_train_tokens_per_second | tokens trained per second, all ranks together |
 | herdsman_train_step | optimizer steps done |
 | herdsman_train_progress_ratio | share of the work that is done, 0 to 1 |
+| herdsman_train_records | InstructionSet: records kept so far |
+| herdsman_train_records_dropped | InstructionSet: records dropped so far |
+| herdsman_train_requests | InstructionSet: replies of the endpoint so far |
+| herdsman_train_request_tokens | InstructionSet: tokens of requests and replies so far |
+| herdsman_train_cost | InstructionSet: what they cost by spec.generate.price |
 | herdsman_train_gpu_memory_bytes | peak memory of rank 0's GPU |
 | herdsman_train_checkpoint_timestamp_seconds | Unix time of the newest verified checkpoint |
 | herdsman_train_mfu | model FLOPs utilisation of the last step, 0 to 1; none on the CPU |
@@ -42,6 +47,11 @@ GAUGES: Mapping[str, str] = {
     "tokens_per_second": "Tokens trained per second, all ranks together.",
     "step": "Optimizer steps done.",
     "progress_ratio": "Share of the work that is done, 0 to 1.",
+    "records": "Records kept so far.",
+    "records_dropped": "Records dropped so far.",
+    "requests": "Replies of the endpoint so far.",
+    "request_tokens": "Tokens of requests and replies so far.",
+    "cost": "What they cost by spec.generate.price.",
     "gpu_memory_bytes": "Peak memory of rank 0's GPU.",
     "checkpoint_timestamp_seconds": "Unix time of the newest verified checkpoint.",
     "mfu": "Model FLOPs utilisation of the last step, 0 to 1.",
@@ -111,6 +121,8 @@ class ProgressFile:
     def _derived(self, state: Progress, done: float | None) -> dict[str, Any]:
         """Percent and remaining time; the speed is the mean of this attempt."""
         again = state.total_steps != self._state.total_steps
+        if done is None and self._began is None and not state.total_steps:
+            return {}  # nothing is counted yet, so nothing has a speed
         if done is None:
             done = state.step / state.total_steps if state.total_steps else self._done
         done = min(1.0, max(0.0, done))

@@ -41,6 +41,8 @@ class RunContext:
         self.clock = clock
         self.resumed_from_step: int | None = None
         """The checkpoint's step this attempt continues from; None for a fresh start."""
+        self.closing_words = ""
+        """What there is to say of a success, such as that it is less than was wanted; a sentence."""
         self.records = RunRecords(self.workspace)
         self.trackers = Trackers({})
         """Who hears of every step beside the records; a training opens them."""

@@ -7,6 +7,8 @@ from pydantic import Field, TypeAdapter
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.evaluation import Threshold
 from herdsman.api.v1alpha1.evaluation_tasks import Task
+from herdsman.api.v1alpha1.generation import Generation
+from herdsman.api.v1alpha1.instruction_set import Cleaning, Columns, Conversations, Language, RecordFormat
 from herdsman.api.v1alpha1.lora_merge import GgufType, MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
 from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
@@ -28,6 +30,8 @@ class Input(ApiModel):
     """The field of the spec it comes from, for messages: spec.dataset.volume."""
     artifact: Artifact | None = None
     """The contract it was published with; none for plain files on a volume."""
+    part: str | None = None
+    """The directory in the artifact that is read; all of it where there is none."""
 
 
 class WorkspaceDir(ApiModel):
@@ -154,6 +158,57 @@ class SFTConfig(TrainingConfig):
     recipe: SFTRecipe
 
 
+class RecordSource(ApiModel):
+    """Records that are given to an InstructionSet."""
+
+    input: Input
+    format: RecordFormat = "Auto"
+    columns: Columns = Field(default_factory=Columns)
+    conversations: Conversations = "FirstTurn"
+    keep_system_prompts: bool = False
+    max_records: int | None = None
+    weight: int | None = None
+
+
+class AskedEndpoint(ApiModel):
+    """Who is asked for records, with everything resolved."""
+
+    url: str
+    """The API's base, without a slash at the end."""
+    model: str
+    field: str
+    """The field of the spec, for messages: spec.generate.endpoint.url."""
+    identity: str
+    """What makes it another one: kept replies of one are none of another."""
+    key_variable: str | None = None
+    """The environment variable that holds the key."""
+    key_place: str = ""
+    """Where that comes from, for messages."""
+    ours: bool = False
+    """Whether it is a ModelServer: it keeps to schemas, and no proxy is on the way."""
+
+
+class GenerationConfig(ApiModel):
+    """What is asked for."""
+
+    endpoint: AskedEndpoint
+    spec: Generation
+    seed_tasks: Input | None = None
+
+
+class InstructionSetConfig(RunConfig):
+    """The work of an InstructionSet."""
+
+    kind: Literal["InstructionSet"] = "InstructionSet"
+    language: Language = "zh"
+    sources: list[RecordSource] = Field(default_factory=list)
+    generate: GenerationConfig | None = None
+    clean: Cleaning = Field(default_factory=Cleaning)
+    max_records: int | None = None
+    held_out_fraction: float = 0.0
+    seed: int = 42
+
+
 class LoRAMergeConfig(RunConfig):
     """The work of a LoRAMerge."""
 
@@ -192,7 +247,13 @@ class EvaluationConfig(RunConfig):
 
 
 AnyRunConfig = Annotated[
-    ModelImportConfig | TokenizerMergeConfig | PretrainConfig | SFTConfig | LoRAMergeConfig | EvaluationConfig,
+    ModelImportConfig
+    | TokenizerMergeConfig
+    | PretrainConfig
+    | InstructionSetConfig
+    | SFTConfig
+    | LoRAMergeConfig
+    | EvaluationConfig,
     Field(discriminator="kind"),
 ]
 RUN_CONFIG: TypeAdapter[AnyRunConfig] = TypeAdapter(AnyRunConfig)
@@ -212,6 +273,10 @@ MLFLOW_CREDENTIAL_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASS
 """The environment variables that hold the keys of trackers; MLflow's credentialsSecret has keys of the same names."""
 JUDGE_KEY_VARIABLE = "HERDSMAN_JUDGE_API_KEY"
 """The environment variable with the key of an Evaluation's judge."""
+ENDPOINT_KEY_VARIABLE = "HERDSMAN_ENDPOINT_API_KEY"
+"""The environment variable with the key of the API that an InstructionSet asks."""
+TRAINING_PART, HELD_OUT_PART = "train", "heldout"
+"""The directories of a dataset's artifact."""
 
 API_KEY_VARIABLE = "HERDSMAN_API_KEY"
 """The environment variable that holds the key clients need, or several, one a line."""

@@ -26,8 +26,12 @@ _HINTS: dict[Reason, str] = {
     Reason.VOLUME_UNAVAILABLE: "Check the claim, its StorageClass and whether another node holds the volume.",
     Reason.SECRET_NOT_FOUND: "Create the Secret with that key in this namespace, or correct the field that names it: "
     "spec.apiKey.secret of a ModelServer, token or credentialsSecret in spec.source of a ModelImport, a key in "
-    "spec.reportTo of a training, apiKey of an Evaluation's judge. It starts by itself then. With herdsman run, export "
-    "the variable and run it again.",
+    "spec.reportTo of a training, apiKey of an Evaluation's judge, spec.generate.endpoint.apiKey of an InstructionSet. "
+    "It starts by itself then. With herdsman run, export the variable and run it again.",
+    Reason.ENDPOINT_UNAVAILABLE: "Nothing, if it comes back: the next attempt goes on with the replies that are there. "
+    "To wait longer, set suspend: true and later false, or make a new resource with a larger limits.patienceSeconds.",
+    Reason.ENDPOINT_EXHAUSTED: "Fill the account up; the next attempt goes on with the replies that are there. Until "
+    "then suspend: true stops the attempts.",
     Reason.QUEUED: "Nothing: it starts when its turn comes.",
 }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from herdsman.api.job_config import Input
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.schema import OneOf
@@ -21,6 +22,9 @@ TOKENIZER = frozenset({ArtifactKind.TOKENIZER, ArtifactKind.MODEL})
 """A model brings its tokenizer."""
 FILES: frozenset[ArtifactKind] = frozenset()
 """Plain files on a volume."""
+DATASET = frozenset({ArtifactKind.DATASET})
+SERVER: frozenset[ArtifactKind] = frozenset()
+"""No artifact: a server that answers."""
 WEIGHTS = frozenset({"huggingface"})
 """The form of a model that trainings and merges read."""
 _FORM_NAMES = {"huggingface": "Hugging Face weights", "gguf": "GGUF file"}
@@ -36,6 +40,8 @@ class Need:
     wants: frozenset[ArtifactKind]
     forms: frozenset[str] = frozenset()
     """The forms of a model it can be read in, of which one is enough; any where there are none."""
+    part: str | None = None
+    """The directory of an artifact that is read."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,16 @@ class Found:
     path: str
     artifact: Artifact | None = None
     """None for plain files on a volume."""
+    part: str | None = None
+    """The directory of the artifact that is read; all of it where there is none."""
+    server: ModelServer | None = None
+    """A server that answers, which has no claim and no path."""
 
     def to_input(self, site: Site) -> Input:
         """Return the entry of the job's configuration: absolute paths where the site mounts the claim."""
         root = site.mount(self.claim)
         path = root if self.path in ("", ".") else f"{root}/{self.path}"
-        return Input(root=root, path=path, field=self.field, artifact=self.artifact)
+        return Input(root=root, path=path, field=self.field, artifact=self.artifact, part=self.part)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ def made_by(source: AnyResource) -> ArtifactKind | None:
     return {
         "ModelImport": ArtifactKind.MODEL,
         "TokenizerMerge": ArtifactKind.TOKENIZER,
+        "InstructionSet": ArtifactKind.DATASET,
         "SFTJob": ArtifactKind.ADAPTER,
         "LoRAMerge": ArtifactKind.MODEL,
         "Evaluation": ArtifactKind.REPORT,
@@ -134,6 +145,8 @@ def _resolve(need: Need, world: World, site: Site) -> Found | Problem:
             hint=f"Apply the {key.kind}, or correct the name; the run starts by itself then.",
             field=where,
         )
+    if isinstance(source, ModelServer):
+        return _answering(where, key, source)
     if (made := made_by(source)) not in need.wants:
         return _wrong_kind(need, where, key, source, made)
     if made is ArtifactKind.MODEL and need.forms and not need.forms & stored_forms(source):
@@ -146,7 +159,7 @@ def _resolve(need: Need, world: World, site: Site) -> Found | Problem:
         return Problem(Reason.REFERENCE_NOT_READY, f"{where}: {key} is not finished yet (it is {phase}).", field=where)
     if artifact.claim not in world.volumes:
         return absent_volume(artifact.claim, where, site, key)
-    return Found(where, str(key), artifact.claim, artifact.path, artifact)
+    return Found(where, str(key), artifact.claim, artifact.path, artifact, need.part)
 
 
 def absent_volume(claim: str, where: str, site: Site, owner: Key | None = None) -> Problem:
@@ -160,6 +173,21 @@ def absent_volume(claim: str, where: str, site: Site, owner: Key | None = None) 
         hint = f"Create the PersistentVolumeClaim {claim}, or correct the name."
     message = f"{where}: the volume {claim}{holds} does not exist."
     return Problem(Reason.VOLUME_NOT_FOUND, message, hint=hint, field=where)
+
+
+def _answering(where: str, key: Key, server: ModelServer) -> Found | Problem:
+    """Return the server, once it answers."""
+    status = server.status
+    if status is not None and status.url is not None and conditions.holds(status, ConditionType.READY):
+        return Found(where, str(key), "", "", server=server)
+    off = server.spec.replicas == 0
+    phase = status.phase if status is not None else "Pending"
+    return Problem(
+        Reason.REFERENCE_NOT_READY,
+        f"{where}: {key} does not answer yet (it is {phase}).",
+        hint="Its spec.replicas is 0: raise it, and the run starts by itself." if off else None,
+        field=where,
+    )
 
 
 def _failed(where: str, key: Key, source: AnyResource) -> Problem:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from herdsman.api.exit_codes import PERMANENT
-from herdsman.api.job_config import EvaluationConfig, Launch, ModelImportConfig, Owner, RunConfig, WorkspaceDir
+from herdsman.api.job_config import (
+    EvaluationConfig,
+    InstructionSetConfig,
+    Launch,
+    ModelImportConfig,
+    Owner,
+    RunConfig,
+    WorkspaceDir,
+)
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.compute import Compute, RunPolicy
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -177,7 +185,7 @@ def _job_spec(
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": {"metadata": {"labels": {**labels, **_downloads(config)}}, "spec": pod},
+        "template": {"metadata": {"labels": {**labels, **_reaches(config)}}, "spec": pod},
     }
     if options.seconds_left is not None:
         spec["activeDeadlineSeconds"] = max(1, int(options.seconds_left))
@@ -186,7 +194,11 @@ def _job_spec(
     return spec
 
 
-def _downloads(config: RunConfig) -> dict[str, str]:
+def _reaches(config: RunConfig) -> dict[str, str]:
+    """Return the labels by which a cluster's fences let a pod reach more than the pods of runs."""
+    if isinstance(config, InstructionSetConfig) and config.generate is not None:
+        ours = config.generate.endpoint.ours
+        return {names.LABEL_ASKS_SERVERS if ours else names.LABEL_DOWNLOADS: "true"}
     remote = isinstance(config, ModelImportConfig) and config.remote is not None
     remote = remote or (isinstance(config, EvaluationConfig) and any(task.judge for task in config.tasks))
     return {names.LABEL_DOWNLOADS: "true"} if remote else {}

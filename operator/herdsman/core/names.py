@@ -15,6 +15,8 @@ LABEL_DOWNLOADS = "herdsman.dev/downloads"
 """On pods that download, which a cluster's fences let out."""
 LABEL_ACTIVATES = "herdsman.dev/activates"
 """On a ModelServer's activators, in place of its kind and name: by those its replicas are selected."""
+LABEL_ASKS_SERVERS = "herdsman.dev/asks-servers"
+"""On pods that ask a ModelServer, which a cluster's fences let reach servers of the namespace."""
 MANAGED_BY = "herdsman"
 
 

@@ -88,7 +88,7 @@ def _run(resource: AnyResource, run: Run, world: World, site: Site, base: Plan, 
         seconds_left=None if deadline is None else deadline - seconds_worked(ended),
         checkpoint_bytes=0 if checks else checkpoint_bytes,
         preflight=checks,
-        env=rules.environment(resource, site),
+        env=[*rules.environment(resource, site), *rules.keys(resource, inputs)],
     )
     if checks:
         config = preflight.config_of(config, spec.compute)
@@ -134,7 +134,7 @@ def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
 
 
 def _claims(inputs: Inputs) -> frozenset[str]:
-    return frozenset(found.claim for found in inputs.found.values())
+    return frozenset(found.claim for found in inputs.found.values() if found.server is None)
 
 
 def _name_conflict(children: Iterable[Manifest], world: World) -> Problem | None:

@@ -6,8 +6,10 @@ from datetime import datetime
 
 from herdsman.api.meta import Condition
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import Artifact, ConditionType, Phase, Reason, Status
+from herdsman.core import names
 from herdsman.core.conditions import holds
 from herdsman.core.inputs import made_by
 from herdsman.core.plan_types import Manifest, Plan
@@ -61,7 +63,9 @@ def make_preview(
 
 
 def assumed_success(resource: AnyResource, resources: Mapping[Key, AnyResource], now: datetime) -> Status | None:
-    """Return the status the resource would have after success, as far as its spec tells; None for a server."""
+    """Return the status the resource would have after success, as far as its spec tells."""
+    if isinstance(resource, ModelServer):
+        return _answering(resource, now)
     kind, target = made_by(resource), writes(resource)
     if kind is None or target is None:
         return None
@@ -84,6 +88,15 @@ def unfinished_inputs(key: Key, resources: Mapping[Key, AnyResource], previews: 
     """Return the previewed resources that this one names and that are not done yet, in the order of its spec."""
     unfinished = {each.key for each in previews if not each.done}
     return tuple(dict.fromkeys(other for _, other in direct(resources[key]) if other in unfinished))
+
+
+def _answering(server: ModelServer, now: datetime) -> Status | None:
+    """Return the status of a server once it answers; None for one that is switched off."""
+    if server.spec.replicas == 0:
+        return None
+    ready = _condition(ConditionType.READY, Reason.READY, server.metadata.generation, now)
+    url = f"http://{names.server(server.metadata.name)}:{server.spec.port}/v1"
+    return Status(phase=Phase.READY, conditions=[ready], url=url)
 
 
 def _parents(resource: AnyResource, resources: Mapping[Key, AnyResource]) -> list[str]:

@@ -119,10 +119,16 @@ def _because(run: Run) -> str:
 
 def _complete(run: Run, failed: Finding) -> Finding:
     if run.state is RunState.SUCCEEDED:
-        return Finding("True", Reason.SUCCEEDED, "The run is finished, and its artifact is complete.")
+        return Finding("True", Reason.SUCCEEDED, f"The run is finished, and its artifact is complete.{_closing(run)}")
     if run.state is RunState.FAILED:
         return Finding("False", failed.reason, "The run has failed.")
     return Finding("False", Reason.PENDING, "The run is not finished.")
+
+
+def _closing(run: Run) -> str:
+    """Return what the trainer said of its success, where it said anything."""
+    said = (pod.termination for pod in (run.job.pods if run.job is not None else ()) if pod.termination is not None)
+    return next((f" {words.message}" for words in said if words.artifact is not None and words.message), "")
 
 
 def _failed(run: Run) -> Finding:

@@ -128,14 +128,17 @@ def _columns(info: KindInfo) -> list[dict[str, Any]]:
             message,
             age,
         ]
-    loss = '.status.progress.metrics[?(@.name=="loss")].value'
+    loss = _figure("loss")
     remaining = ".status.progress.remaining"
     trains = info.kind in ("PretrainJob", "SFTJob")
+    counts = info.kind == "InstructionSet"
     columns = [
         phase,
         _column("Progress%", "integer", ".status.progress.percent", "Whole percent done."),
         _column("Step", "integer", ".status.progress.step", "Optimizer steps done.") if trains else None,
         _column("Loss", "string", loss, "The latest training loss.") if trains else None,
+        _column("Records", "string", _figure("records"), "Records so far.") if counts else None,
+        _column("Cost", "string", _figure("cost"), "What was spent so far.", wide=True) if counts else None,
         _column("ETA", "string", remaining, "Time to go at the present speed."),
         queue,
         _column("Restarts", "integer", ".status.restarts", "Attempts that counted against maxRestarts.", wide=True),
@@ -143,6 +146,11 @@ def _columns(info: KindInfo) -> list[dict[str, Any]]:
         age,
     ]
     return [column for column in columns if column]
+
+
+def _figure(name: str) -> str:
+    """Return the path of one of the figures of the progress."""
+    return f'.status.progress.metrics[?(@.name=="{name}")].value'
 
 
 def _column(name: str, kind: str, path: str, description: str, *, wide: bool = False) -> dict[str, Any]:

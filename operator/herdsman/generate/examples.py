@@ -35,12 +35,34 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             },
         ),
         _manifest(
+            "InstructionSet",
+            "zh-records",
+            {
+                "language": "zh",
+                "sources": [
+                    {"dataset": {"volume": {"claim": "corpora", "path": "alpaca_zh.json"}}, "format": "Alpaca"},
+                    {"dataset": {"volume": {"claim": "corpora", "path": "chats"}}, "conversations": "FirstTurn"},
+                ],
+                "generate": {
+                    "endpoint": {
+                        "url": "https://api.example.com/v1",
+                        "model": "teacher",
+                        "apiKey": {"name": "teacher", "key": "key"},
+                    },
+                    "records": 2000,
+                    "limits": {"parallel": 4, "requestsPerMinute": 60},
+                    "budget": {"tokens": 4000000},
+                },
+                "heldOutFraction": 0.02,
+            },
+        ),
+        _manifest(
             "SFTJob",
             "zh-instructions",
             {
                 "model": {"modelImport": "llama-7b"},
                 "adapter": {"pretrainJob": "zh-pretrain"},
-                "dataset": {"volume": {"claim": "corpora", "path": "instructions.json"}},
+                "dataset": {"instructionSet": "zh-records"},
                 "recipe": {"preset": "chinese-llama-v1", "template": "alpaca", "epochs": 2},
                 "compute": {"gpusPerNode": 8},
             },

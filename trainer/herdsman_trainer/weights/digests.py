@@ -1,29 +1,12 @@
 """SHA-256 of files, and of tensors independently of the file they lie in."""
 
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from herdsman.api.job_config import FileDigest
-from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.plain_files import CHUNK_BYTES as CHUNK_BYTES
+from herdsman_trainer.plain_files import digest_file as digest_file
 from herdsman_trainer.weights.tensor_spec import TensorSpec, dtype_name, tensor_bytes
-
-CHUNK_BYTES = 8 * 1024**2
-
-
-def digest_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> FileDigest:
-    """Read a file once and return its size and SHA-256; `on_bytes` hears how much was read since the last call."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-            HEART.beat()
-            on_bytes(len(chunk))
-    return FileDigest(bytes=size, sha256=digest.hexdigest())
 
 
 class TensorHash:

@@ -11,6 +11,7 @@ import torch
 from herdsman.api.job_config import FileDigest
 from herdsman_trainer.free_space import require_space
 from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.plain_files import write_file as write_file
 from herdsman_trainer.weights.reading import INDEX_FILE, SINGLE_FILE
 from herdsman_trainer.weights.tensor_digests import (
     DIGESTS_FILE,
@@ -135,15 +136,6 @@ def write_model_weights(
         }
         written[INDEX_FILE] = write_file(directory / INDEX_FILE, json.dumps(index, indent=2).encode())
     return written
-
-
-def write_file(path: Path, data: bytes) -> FileDigest:
-    """Write and fsync a small file; returns its size and digest."""
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return FileDigest(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def write_tensor_digests(directory: Path, digests: TensorDigests) -> FileDigest:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from herdsman.api.v1alpha1.evaluation import Evaluation
+from herdsman.api.v1alpha1.instruction_set import InstructionSet
 from herdsman.api.v1alpha1.lora_merge import LoRAMerge
 from herdsman.api.v1alpha1.model_import import ModelImport
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -10,7 +11,9 @@ from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.sft_job import SFTJob
 from herdsman.api.v1alpha1.tokenizer_merge import TokenizerMerge
 
-AnyResource = ModelImport | TokenizerMerge | PretrainJob | SFTJob | LoRAMerge | Evaluation | ModelServer
+AnyResource = (
+    ModelImport | TokenizerMerge | PretrainJob | InstructionSet | SFTJob | LoRAMerge | Evaluation | ModelServer
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ KINDS: dict[str, KindInfo] = {
         KindInfo(ModelImport, "modelimports", "mi"),
         KindInfo(TokenizerMerge, "tokenizermerges", "tm"),
         KindInfo(PretrainJob, "pretrainjobs", "pj"),
+        KindInfo(InstructionSet, "instructionsets", "is"),
         KindInfo(SFTJob, "sftjobs", "sj"),
         KindInfo(LoRAMerge, "loramerges", "lm"),
         # Not ev: to kubectl that is an event of the core group.

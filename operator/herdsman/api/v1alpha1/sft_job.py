@@ -9,7 +9,7 @@ from herdsman.api.v1alpha1.compute import RunPolicy
 from herdsman.api.v1alpha1.recipes import SFTRecipe
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import MUTABLE, cel
-from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sources import AdapterRef, InstructionsRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Status
 
 _RULES = (
@@ -28,8 +28,8 @@ class SFTJobSpec(RunPolicy):
     """An adapter to go on from, such as that of the pre-training; unless set, a new LoRA."""
     tokenizer: TokenizerRef | None = None
     """The tokenizer; that of the adapter or the model unless set."""
-    dataset: DatasetRef
-    """Records with instruction, input and output (*.json, *.jsonl)."""
+    dataset: InstructionsRef
+    """Records with instruction, input and output (*.json, *.jsonl), or those that an InstructionSet made."""
     recipe: SFTRecipe = Field(default_factory=SFTRecipe)
     """How; the preset fills what is not set."""
     report_to: ReportTo = Field(default_factory=ReportTo, json_schema_extra=MUTABLE)

@@ -66,6 +66,20 @@ class DatasetRef(OneOf):
     """A directory (or one file) on a volume."""
 
 
+class InstructionsRef(DatasetRef):
+    """Instruction records."""
+
+    instruction_set: LocalName | None = None
+    """The name of an InstructionSet."""
+
+
+class ServerRef(OneOf):
+    """A server that is asked."""
+
+    model_server: LocalName | None = None
+    """The name of a ModelServer."""
+
+
 class SentencePieceRef(OneOf):
     """A SentencePiece model file whose pieces are appended."""
 
@@ -87,13 +101,24 @@ class GateRef(OneOf):
     """The name of an Evaluation, which is Complete where its thresholds are met."""
 
 
-ReferenceKind = Literal["ModelImport", "TokenizerMerge", "PretrainJob", "SFTJob", "LoRAMerge", "Evaluation"]
+ReferenceKind = Literal[
+    "ModelImport",
+    "TokenizerMerge",
+    "PretrainJob",
+    "InstructionSet",
+    "SFTJob",
+    "LoRAMerge",
+    "Evaluation",
+    "ModelServer",
+]
 REFERENCE_KINDS: dict[str, ReferenceKind] = {
     "model_import": "ModelImport",
     "tokenizer_merge": "TokenizerMerge",
     "pretrain_job": "PretrainJob",
+    "instruction_set": "InstructionSet",
     "sft_job": "SFTJob",
     "lora_merge": "LoRAMerge",
     "evaluation": "Evaluation",
+    "model_server": "ModelServer",
 }
 """Which kind a member of a reference names."""

@@ -123,6 +123,10 @@ class Reason(StrEnum):
     """A volume cannot be bound or mounted."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
     """A Secret that a pod needs does not exist, or lacks the key."""
+    ENDPOINT_UNAVAILABLE = "EndpointUnavailable"
+    """The API that is asked for records does not answer, or refuses for the time being."""
+    ENDPOINT_EXHAUSTED = "EndpointExhausted"
+    """The account at the API that is asked for records has no quota left."""
     READY = "Ready"
     """Serves."""
     NOT_READY = "NotReady"

@@ -5,6 +5,7 @@ from typing import Any
 
 from herdsman.core.kinds import (
     evaluation,
+    instruction_set,
     lora_merge,
     model_import,
     model_server,
@@ -18,6 +19,7 @@ RUN_KINDS: Mapping[str, RunKind[Any]] = {
     "ModelImport": model_import.RULES,
     "TokenizerMerge": tokenizer_merge.RULES,
     "PretrainJob": pretrain_job.RULES,
+    "InstructionSet": instruction_set.RULES,
     "SFTJob": sft_job.RULES,
     "LoRAMerge": lora_merge.RULES,
     "Evaluation": evaluation.RULES,

@@ -32,6 +32,11 @@ def asks_no_hub(_resource: AnyResource, site: Site) -> Sequence[Entry]:
     return no_hub(site)
 
 
+def no_keys(_resource: AnyResource, _inputs: Inputs) -> Sequence[Entry]:
+    """Return nothing: no input has a key of its own."""
+    return ()
+
+
 @dataclass(frozen=True)
 class KindRules(Generic[R]):
     """One kind: what it reads, what can be wrong with it, and what it needs."""
@@ -54,3 +59,5 @@ class RunKind(KindRules[R]):
     """The configuration of one attempt."""
     environment: Callable[[R, Site], Sequence[Entry]] = asks_no_hub
     """The environment of its containers."""
+    keys: Callable[[R, Inputs], Sequence[Entry]] = no_keys
+    """The keys of its inputs, as further variables."""

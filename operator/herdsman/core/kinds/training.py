@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from herdsman.api.job_config import MLFLOW_CREDENTIAL_VARIABLES, MLFLOW_TOKEN_VARIABLE, WANDB_KEY_VARIABLE
+from herdsman.api.job_config import (
+    MLFLOW_CREDENTIAL_VARIABLES,
+    MLFLOW_TOKEN_VARIABLE,
+    TRAINING_PART,
+    WANDB_KEY_VARIABLE,
+)
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
 from herdsman.api.v1alpha1.report_to import ReportTo
@@ -14,7 +19,7 @@ from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
 from herdsman.core.environment import Entry, from_secret, no_hub
-from herdsman.core.inputs import ADAPTER, FILES, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
+from herdsman.core.inputs import ADAPTER, DATASET, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
 from herdsman.core.kinds.recipes import deepspeed_of
 from herdsman.core.known_shapes import adapter_rows, model_shape
 from herdsman.core.plan_types import Problem
@@ -37,7 +42,11 @@ def needs(
         *([Need(ADAPTER_FIELD, adapter, ADAPTER)] if adapter is not None else []),
         *([Need(TOKENIZER_FIELD, tokenizer, TOKENIZER)] if tokenizer is not None else []),
     ]
-    return [Need(MODEL_FIELD, model, MODEL, WEIGHTS), *optional, Need(DATASET_FIELD, dataset, FILES)]
+    return [
+        Need(MODEL_FIELD, model, MODEL, WEIGHTS),
+        *optional,
+        Need(DATASET_FIELD, dataset, DATASET, part=TRAINING_PART),
+    ]
 
 
 def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | None:
