@@ -15,7 +15,7 @@ from herdsman_trainer.content_cache import build_or_open_entry, open_entry
 from herdsman_trainer.corpora import ReadCounts, find_text_files
 from herdsman_trainer.errors import BadInput, Interrupted, Temporary
 from herdsman_trainer.token_cache import build_or_open, open_tokens, token_cache_key
-from herdsman_trainer.token_writer import CorpusOptions, token_dtype
+from herdsman_trainer.token_writer import CorpusOptions, starts_between, token_dtype
 from herdsman_trainer.tokenizers import load_tokenizer
 from tiny import ENGLISH, tiny_bpe_tokenizer, tiny_sentencepiece
 
@@ -59,6 +59,27 @@ class TestTokens:
         assert cache.train.tolist() == expected
         assert cache.control_ids == {*([sentencepiece.bos_id] if bos else []), *([sentencepiece.eos_id] if eos else [])}
         assert len(cache.held_out) == 0
+
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_documents_can_be_told_apart_with_or_without_control_tokens(self, tmp_path, corpus, sentencepiece, bos):
+        options = CorpusOptions(add_bos=bos, held_out_fraction=0.3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("herdsman_trainer.token_writer._BATCH_BYTES", 100)
+            cache = build_or_open(tmp_path / "cache", corpus, sentencepiece, options)
+        found = []
+        for tokens, starts in ((cache.train, cache.document_starts), (cache.held_out, cache.held_out_starts)):
+            assert isinstance(starts, np.memmap)
+            assert starts[0] == 0
+            found += [part.tolist() for part in np.split(tokens, starts[1:].astype(np.int64))]
+        assert sorted(found) == sorted(document(sentencepiece, line, bos, eos=False) for line in LINES)
+
+    def test_the_documents_of_a_block_are_found_without_reading_the_rest(self):
+        starts = np.array([0, 3, 10, 12, 30], np.uint64)
+        assert starts_between(starts, 0, 8).tolist() == [0, 3]
+        assert starts_between(starts, 8, 16).tolist() == [2, 4]
+        assert starts_between(starts, 10, 12).tolist() == [0]
+        assert starts_between(starts, 13, 30).tolist() == []
+        assert starts_between(np.empty(0, np.uint64), 0, 8).tolist() == []
 
     def test_both_sides_together_are_the_corpus_and_are_counted(self, tmp_path, corpus, sentencepiece):
         cache = build_or_open(tmp_path / "cache", corpus, sentencepiece, CorpusOptions(held_out_fraction=0.4))
@@ -203,7 +224,7 @@ class TestOpening:
         assert first.train.tolist() == second.train.tolist() == third.train.tolist()
         assert first.train_counts == second.train_counts == third.train_counts
 
-    @pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "meta.json"])
+    @pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "train.bin.starts", "meta.json"])
     @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
     def test_a_damaged_cache_is_rebuilt(self, tmp_path, corpus, name, damage):
         options = CorpusOptions(held_out_fraction=0.4)

@@ -1,6 +1,7 @@
 """The token cache of a corpus: 2 or 4 bytes a token on disk, memory-mapped, addressed by what it was made from."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,24 @@ from herdsman_trainer.corpora import ReadCounts, find_text_files, read_documents
 from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.held_out import settle_threshold, split_hash, split_threshold
 from herdsman_trainer.text_files import file_stamps, relative_name
-from herdsman_trainer.token_writer import CorpusOptions, SplitCounts, TokenArray, TokenWriter, bos_to_add, token_dtype
+from herdsman_trainer.token_writer import (
+    START_DTYPE,
+    CorpusOptions,
+    DocumentStarts,
+    SplitCounts,
+    TokenArray,
+    TokenWriter,
+    bos_to_add,
+    token_dtype,
+)
 from herdsman_trainer.tokenizers import TextTokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same inputs would give other tokens; part of the key."""
 
 TRAIN, HELD_OUT = "train.bin", "heldout.bin"
+STARTS = ".starts"
+"""Behind the name of a side: where its documents start, 8 bytes each."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes of text done, bytes of all files) after every batch; it may raise to stop the building."""
@@ -36,6 +48,10 @@ class TokenCache:
     read_counts: ReadCounts
     control_ids: frozenset[int]
     """The BOS and EOS ids that were added; every other id comes from text."""
+    document_starts: DocumentStarts
+    """Where the documents of `train` start, rising from 0; mapped like the tokens."""
+    held_out_starts: DocumentStarts
+    """The same of `held_out`."""
 
 
 def token_cache_key(source: Path, files: Sequence[Path], tokenizer: TextTokenizer, options: CorpusOptions) -> str:
@@ -99,6 +115,8 @@ def _opened(entry: CacheEntry) -> TokenCache:
         held_out_counts=SplitCounts(**facts["heldOut"]),
         read_counts=ReadCounts(**facts["read"]),
         control_ids=frozenset(facts["controlIds"]),
+        document_starts=_map(entry.directory / f"{TRAIN}{STARTS}", START_DTYPE),
+        held_out_starts=_map(entry.directory / f"{HELD_OUT}{STARTS}", START_DTYPE),
     )
 
 
@@ -122,9 +140,14 @@ def _tokenise(
     while True:
         counts = ReadCounts()
         lowest, highest, done = 2**64, -1, 0
-        with (directory / TRAIN).open("wb") as train_file, (directory / HELD_OUT).open("wb") as held_out_file:
-            train = TokenWriter(train_file, tokenizer, options)
-            held_out = TokenWriter(held_out_file, tokenizer, options)
+        with ExitStack() as stack:
+
+            def writer(name: str) -> TokenWriter:
+                tokens, starts = (directory / name, directory / f"{name}{STARTS}")
+                opened = stack.enter_context(tokens.open("wb")), stack.enter_context(starts.open("wb"))
+                return TokenWriter(*opened, tokenizer, options)
+
+            train, held_out = writer(TRAIN), writer(HELD_OUT)
             for document in read_documents(files, options.separator, counts):
                 number = split_hash(document.text)
                 lowest, highest = min(lowest, number), max(highest, number)

@@ -13,6 +13,9 @@ from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.tokenizers import TextTokenizer
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
+DocumentStarts = npt.NDArray[np.uint64]
+"""Where each document of a token array starts; it ends where the next one starts, the last at the end of the array."""
+START_DTYPE: np.dtype[Any] = np.dtype("<u8")
 
 _BATCH_BYTES = 2**18
 
@@ -41,6 +44,15 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
+def starts_between(starts: DocumentStarts, begin: int, end: int) -> npt.NDArray[np.int64]:
+    """Return where documents start in tokens[begin:end], counted from `begin`; reads what is needed of a mapped array.
+
+    A document that began before goes on from 0, which is in the result only where one starts there.
+    """
+    first, last = np.searchsorted(starts, np.array([begin, end], starts.dtype))
+    return starts[first:last].astype(np.int64) - begin
+
+
 def bos_to_add(tokenizer: TextTokenizer, options: CorpusOptions) -> int | None:
     """Return the BOS id, None where none is wanted; BadInput where one is wanted and the tokenizer has none."""
     if options.add_bos and tokenizer.bos_id is None:
@@ -49,12 +61,13 @@ def bos_to_add(tokenizer: TextTokenizer, options: CorpusOptions) -> int | None:
 
 
 class TokenWriter:
-    """Tokenises the documents of one side in batches and appends them to a file."""
+    """Tokenises the documents of one side in batches and appends them to a file, and where they start to another."""
 
-    def __init__(self, file: BinaryIO, tokenizer: TextTokenizer, options: CorpusOptions) -> None:
+    def __init__(self, file: BinaryIO, starts: BinaryIO, tokenizer: TextTokenizer, options: CorpusOptions) -> None:
         self.bos = bos_to_add(tokenizer, options)
         self.eos = tokenizer.eos_id if options.add_eos else None
         self._file = file
+        self._starts = starts
         self._tokenizer = tokenizer
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._batch: list[Document] = []
@@ -90,10 +103,11 @@ class TokenWriter:
         text = np.fromiter(chain.from_iterable(encoded), np.int64, int(lengths.sum()))
         self._check_range(batch, lengths, text)
         ends = np.cumsum(lengths + (self.bos is not None) + (self.eos is not None))
+        starts = np.concatenate(([0], ends[:-1]))
+        self._starts.write((starts + self._tokens).astype(START_DTYPE).tobytes())
         tokens = np.empty(int(ends[-1]), self._dtype)
         is_text = np.ones(len(tokens), np.bool_)
         if self.bos is not None:
-            starts = np.concatenate(([0], ends[:-1]))
             tokens[starts], is_text[starts] = self.bos, False
         if self.eos is not None:
             tokens[ends - 1], is_text[ends - 1] = self.eos, False
