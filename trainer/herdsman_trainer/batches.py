@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from herdsman_trainer.sequence_order import GlobalBatch, Indices, SequenceOrder, evaluation_indices
+from herdsman_trainer.mixture import MixedOrder, Mixture
+from herdsman_trainer.sequence_order import GlobalBatch, Indices, Order, SequenceOrder, evaluation_indices
 
 IGNORED = -100
 """The label of a position without a target; the default ignore_index of torch's cross-entropy."""
@@ -76,10 +77,10 @@ def collate_rows(
 class TrainingStream:
     """The micro-batches of every optimizer step; one process and N processes consume the same global batches."""
 
-    def __init__(self, sequences: Sequences, batch: GlobalBatch, seed: int) -> None:
+    def __init__(self, sequences: Sequences, batch: GlobalBatch, seed: int, mixture: Mixture | None = None) -> None:
         self.sequences = sequences
         self.batch = batch
-        self._order = SequenceOrder(seed, len(sequences))
+        self._order: Order = SequenceOrder(seed, len(sequences)) if mixture is None else MixedOrder(seed, mixture)
 
     def micro_batches(self, step: int, rank: int = 0) -> Iterator[Batch]:
         """Yield the micro-batches of `rank` in `step` (from 0: the number of steps completed before)."""

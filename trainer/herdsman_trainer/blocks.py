@@ -7,7 +7,7 @@ import numpy as np
 from herdsman_trainer.batches import Batch, collate_rows
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.sequence_order import NO_SEQUENCE, Indices
-from herdsman_trainer.token_writer import TokenArray
+from herdsman_trainer.token_streams import TokenArray
 
 _NO_TOKENS = np.empty(0, np.int64)
 
@@ -39,6 +39,10 @@ class PackedBlocks:
         return collate_rows(
             [(_NO_TOKENS if i == NO_SEQUENCE else self._blocks[i], 1) for i in indices], 0, length=self.block_size
         )
+
+    def lengths_of(self, indices: Indices) -> Indices:
+        """Return the number of tokens of each of these blocks."""
+        return np.full(indices.shape, self.block_size, np.int64)
 
     def targets(self, indices: Indices) -> int:
         """Return the number of targets: block_size − 1 a block."""

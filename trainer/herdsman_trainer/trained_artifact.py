@@ -8,6 +8,7 @@ import torch
 from herdsman.api.job_config import FileDigest, SFTConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import read_manifest
+from herdsman_trainer.data.report import copy_report
 from herdsman_trainer.lora import TrainedModel, write_trained_adapter
 from herdsman_trainer.models import CONFIG_FILE
 from herdsman_trainer.run_context import RunContext
@@ -40,6 +41,7 @@ def publish_trained(
     full = stage_of(config) == "Full"
     draft = context.work_dir
     copy_tokenizer(inputs.tokenizer, draft)
+    copy_report(context.workspace, draft)
     known: dict[str, FileDigest]
     if full:
         known, dtype = _write_model(draft, inputs.model, tokenizer, values)

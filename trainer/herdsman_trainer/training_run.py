@@ -13,16 +13,18 @@ from transformers import LlamaForCausalLM
 
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman.api.v1alpha1.status import Artifact
-from herdsman_trainer.batches import Sequences, TrainingStream
+from herdsman_trainer.batches import TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
 from herdsman_trainer.deepspeed_engine import DeepSpeedEngine
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Engine, PlainEngine, evaluation_nll
 from herdsman_trainer.evaluation import HeldOut, evaluate
 from herdsman_trainer.lora import TrainedModel
+from herdsman_trainer.mixture import Mixture
 from herdsman_trainer.models import compute_dtype, parameter_counts, use_gradient_checkpointing
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.sequence_order import GlobalBatch, largest_micro_batch, total_steps
+from herdsman_trainer.sequence_order import GlobalBatch, largest_micro_batch
+from herdsman_trainer.step_budget import TrainingSequences, planned_steps
 from herdsman_trainer.tokenizers import TextTokenizer
 from herdsman_trainer.trained_artifact import publish_trained
 from herdsman_trainer.training import State, Trainer
@@ -41,12 +43,14 @@ _log = logging.getLogger(__name__)
 class TrainingData:
     """What is trained and evaluated on."""
 
-    train: Sequences
+    train: TrainingSequences
     held_out: HeldOut | None
     key: str
     """A digest of the data as it is trained on."""
     length: int
     """Tokens of a sequence at most."""
+    mixture: Mixture | None = None
+    """The shares of several datasets; None where every sequence is as good as any other."""
     base_held_out: Callable[[TextTokenizer], HeldOut] | None = None
     """The held-out text in another tokenizer's tokens, to evaluate the unmodified model."""
     figures: dict[str, float | str] = field(default_factory=dict)
@@ -67,7 +71,7 @@ def run_training(
     """
     recipe, device = config.recipe, processes.device
     batch = global_batch(config, processes, data.length)
-    steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
+    steps = planned_steps(recipe, data.train, batch.sequences, data.mixture)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
     store = CheckpointStore(context.checkpoints_dir, processes, identity, recipe.checkpoints.keep_last or 1)
     checkpoint = store.newest()
@@ -93,7 +97,7 @@ def run_training(
     elif data.held_out is not None:
         state.notes |= evaluation.of_engine(engine, "_before")
 
-    stream = TrainingStream(data.train, batch, recipe.seed)
+    stream = TrainingStream(data.train, batch, recipe.seed, data.mixture)
     trainer = Trainer(
         engine,
         stream,
@@ -183,6 +187,7 @@ def recipe_digest(config: TrainingJob, inputs: TrainingInputs, data: TrainingDat
         "recipe": recipe,
         "inputs": inputs.digests,
         "data": data.key,
+        **({"weights": data.mixture.weights} if data.mixture is not None else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

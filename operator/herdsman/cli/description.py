@@ -37,6 +37,7 @@ def print_description(console: Console, found: Observed, log_command: str, facts
     print_pairs(console, "Spec", dict(_flat(found.manifest["spec"])))
     _print_conditions(console, status)
     print_pairs(console, "Progress", _progress(status))
+    print_pairs(console, "Data", _data(status))
     print_pairs(console, "Checkpoint", status.checkpoint.to_json() if status.checkpoint else {})
     _print_attempts(console, status.attempts)
     print_pairs(console, "Failure", _failure(status, log_command))
@@ -102,6 +103,20 @@ def _progress(status: Status) -> dict[str, Any]:
         "Activity": progress.activity,
         "As of": moment(progress.last_updated_time) if progress.last_updated_time else None,
         **dict(_figure(item.name, item.value) for item in progress.metrics),
+    }
+
+
+def _data(status: Status) -> dict[str, Any]:
+    data = status.progress.data if status.progress is not None else None
+    if data is None:
+        return {}
+    lost = {"Truncated": data.truncated, "Dropped": data.dropped, "Duplicates": data.duplicates}
+    return {
+        "Documents": f"{data.documents:,}" + (f", {data.held_out:,} of them held out" if data.held_out else ""),
+        "Tokens": f"{data.tokens:,}",
+        "Characters": f"{data.characters:,}",
+        "Tokens per character": data.tokens_per_character,
+        **{name: f"{count:,}" for name, count in lost.items() if count},
     }
 
 

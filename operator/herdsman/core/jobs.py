@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from herdsman.api.exit_codes import PERMANENT
-from herdsman.api.job_config import Launch, ModelImportConfig, Owner, RunConfig, WorkspaceDir
+from herdsman.api.job_config import Launch, ModelImportConfig, Owner, RunConfig, TrainingConfig, WorkspaceDir
 from herdsman.api.meta import ApiModel
 from herdsman.api.v1alpha1.compute import Compute, RunPolicy
 from herdsman.api.v1alpha1.model_server import ModelServer
@@ -185,6 +185,7 @@ def _job_spec(
 
 def _downloads(config: RunConfig) -> dict[str, str]:
     remote = isinstance(config, ModelImportConfig) and config.remote is not None
+    remote = remote or (isinstance(config, TrainingConfig) and any(each.remote is not None for each in config.datasets))
     return {names.LABEL_DOWNLOADS: "true"} if remote else {}
 
 

@@ -6,20 +6,17 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
-from herdsman.api.v1alpha1.recipes import SFTRecipe
+from herdsman.api.v1alpha1.datasets import DATASET_RULES, MixedDataset, TrainingDataset, dataset_problem
+from herdsman.api.v1alpha1.recipes import LENGTH_RULE, SFTRecipe, length_problem
 from herdsman.api.v1alpha1.schema import cel
-from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Status
-
-_RULES = (
-    ("!(has(self.recipe.epochs) && has(self.recipe.maxSteps))", "set recipe.epochs or recipe.maxSteps, not both"),
-)
 
 
 class SFTJobSpec(RunPolicy):
     """What is tuned, on what, and how."""
 
-    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
+    model_config = ConfigDict(json_schema_extra=cel(LENGTH_RULE, *DATASET_RULES))
 
     model: ModelRef
     """The base model."""
@@ -27,15 +24,18 @@ class SFTJobSpec(RunPolicy):
     """An adapter to go on from, such as that of the pre-training; unless set, a new LoRA."""
     tokenizer: TokenizerRef | None = None
     """The tokenizer; that of the adapter or the model unless set."""
-    dataset: DatasetRef
-    """Records with instruction, input and output (*.json, *.jsonl)."""
+    dataset: TrainingDataset | None = None
+    """Records with instruction, input and output: *.json, *.jsonl or *.parquet; the first two may be packed (.gz, .bz2,
+    .xz, .zst)."""
+    datasets: list[MixedDataset] = Field(default_factory=list, max_length=32)
+    """Several datasets, mixed by weights, instead of one."""
     recipe: SFTRecipe = Field(default_factory=SFTRecipe)
     """How; the preset fills what is not set."""
 
     @model_validator(mode="after")
     def _rules(self) -> "SFTJobSpec":
-        if self.recipe.epochs is not None and self.recipe.max_steps is not None:
-            raise ValueError(_RULES[0][1])
+        if (problem := length_problem(self.recipe) or dataset_problem(self.dataset, self.datasets)) is not None:
+            raise ValueError(problem)
         return self
 
 

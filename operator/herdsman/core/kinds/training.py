@@ -3,38 +3,55 @@
 from collections.abc import Sequence
 from typing import Any
 
+from herdsman.api.job_config import DatasetInput
 from herdsman.api.v1alpha1.compute import Compute
-from herdsman.api.v1alpha1.pretrain_job import PretrainJob
+from herdsman.api.v1alpha1.datasets import MixedDataset, TrainingDataset, named_datasets
+from herdsman.api.v1alpha1.pretrain_job import PretrainJob, PretrainJobSpec
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
-from herdsman.api.v1alpha1.sft_job import SFTJob
-from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sft_job import SFTJob, SFTJobSpec
+from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
+from herdsman.core.environment import Entry
 from herdsman.core.inputs import ADAPTER, FILES, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
+from herdsman.core.kinds import remote
 from herdsman.core.kinds.recipes import deepspeed_of
+from herdsman.core.kinds.remote import REMOTE
 from herdsman.core.known_shapes import adapter_rows, model_shape
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 from herdsman.core.world import World
 
-MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD, DATASET_FIELD = (
-    "spec.model",
-    "spec.adapter",
-    "spec.tokenizer",
-    "spec.dataset",
-)
+MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD = "spec.model", "spec.adapter", "spec.tokenizer"
+Named = Sequence[tuple[str, TrainingDataset]]
+
+
+def datasets_of(spec: PretrainJobSpec | SFTJobSpec) -> Named:
+    """Return the datasets of a training with their fields."""
+    return named_datasets(spec.dataset, spec.datasets)
 
 
 def needs(
-    model: ModelRef, adapter: AdapterRef | None, tokenizer: TokenizerRef | None, dataset: DatasetRef
+    model: ModelRef, adapter: AdapterRef | None, tokenizer: TokenizerRef | None, datasets: Named
 ) -> Sequence[Need]:
-    """Return the inputs of a training."""
+    """Return the inputs of a training; what is downloaded is none."""
+    here = [Need(field, dataset, FILES) for field, dataset in datasets if dataset.chosen[0] not in REMOTE]
     optional = [
         *([Need(ADAPTER_FIELD, adapter, ADAPTER)] if adapter is not None else []),
         *([Need(TOKENIZER_FIELD, tokenizer, TOKENIZER)] if tokenizer is not None else []),
     ]
-    return [Need(MODEL_FIELD, model, MODEL, WEIGHTS), *optional, Need(DATASET_FIELD, dataset, FILES)]
+    return [Need(MODEL_FIELD, model, MODEL, WEIGHTS), *optional, *here]
+
+
+def problem(datasets: Named) -> Problem | None:
+    """Return why the datasets cannot be downloaded, or None."""
+    return remote.problem(datasets)
+
+
+def environment(resource: PretrainJob | SFTJob, site: Site) -> Sequence[Entry]:
+    """Return where downloads find their hub and their credentials; only a dataset of a hub lets a hub be asked."""
+    return remote.environment([dataset for _, dataset in datasets_of(resource.spec)], site)
 
 
 def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | None:
@@ -45,10 +62,31 @@ def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | No
     )
 
 
-def members(inputs: Inputs, compute: Compute, recipe: PretrainRecipe | SFTRecipe, site: Site) -> dict[str, Any]:
+def members(
+    inputs: Inputs, datasets: Named, compute: Compute, recipe: PretrainRecipe | SFTRecipe, site: Site
+) -> dict[str, Any]:
     """Return the members of TrainingConfig."""
-    entries = {name.removeprefix("spec."): found.to_input(site) for name, found in inputs.found.items()}
-    return {**entries, "device": "cuda" if compute.gpus_per_node else "cpu", "deepspeed": deepspeed_of(recipe)}
+    single = (MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD)
+    entries = {name.removeprefix("spec."): inputs.found[name].to_input(site) for name in single if name in inputs.found}
+    return {
+        **entries,
+        "datasets": [_dataset(field, dataset, inputs, site) for field, dataset in datasets],
+        "device": "cuda" if compute.gpus_per_node else "cpu",
+        "deepspeed": deepspeed_of(recipe),
+    }
+
+
+def _dataset(field: str, dataset: TrainingDataset, inputs: Inputs, site: Site) -> DatasetInput:
+    here = inputs.found.get(field)
+    return DatasetInput(
+        field=field,
+        label=here.label if here is not None else remote.label(dataset),
+        source=here.to_input(site) if here is not None else None,
+        remote=remote.source(dataset) if here is None else None,
+        sha256=dict(dataset.sha256),
+        keep_downloads=dataset.keep_downloads,
+        weight=dataset.weight if isinstance(dataset, MixedDataset) else None,
+    )
 
 
 def sketch(
