@@ -5,6 +5,7 @@
 """
 
 import json
+import resource
 import shutil
 import sys
 import time
@@ -27,26 +28,31 @@ def alone(text: Path, tokenizer: Path, _: Path, cores: int) -> dict[str, float]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer / "tokenizer.model"))
     lines = [line for line in text.read_text(encoding="utf-8").split("\n") if line]
     tokens = 0
-    seconds = 0.0
+    seconds = cpu = 0.0
     for begin in range(0, len(lines), AT_ONCE):
         some = lines[begin : begin + AT_ONCE]
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         ids = processor.encode(some, num_threads=cores)
-        seconds += time.monotonic() - started
+        seconds, cpu = seconds + time.monotonic() - started, cpu + time.process_time() - worked
         tokens += sum(map(len, ids))
-    return {"seconds": seconds, "tokens": tokens + len(lines), "written": 0}
+    return {"seconds": seconds, "cpu": cpu, "tokens": tokens + len(lines), "written": 0}
 
 
 def ours(text: Path, tokenizer: Path, directory: Path, cores: int) -> dict[str, float]:
     """From a file to a cache that a training opens: digest, reading, splitting, held-out side, writing, checking."""
     shutil.rmtree(directory, ignore_errors=True)
     loaded = load_tokenizer(tokenizer)
-    started = time.monotonic()
+    started, worked = time.monotonic(), _cpu()
     dataset = dataset_at(text, find_text_files)
     cache = build_or_open(directory, [dataset], loaded, CorpusOptions(held_out_fraction=0.001), workers=cores)
-    seconds = time.monotonic() - started
+    seconds, cpu = time.monotonic() - started, _cpu() - worked
     written = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    return {"seconds": seconds, "tokens": len(cache.train) + len(cache.held_out), "written": written}
+    return {"seconds": seconds, "cpu": cpu, "tokens": len(cache.train) + len(cache.held_out), "written": written}
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of its workers, as far as they have ended."""
+    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pieces import small_pieces
 from herdsman_trainer import content_cache
 from herdsman_trainer.content_cache import build_or_open_entry, open_entry
 from herdsman_trainer.corpora import find_text_files
@@ -30,6 +31,7 @@ class CodePoints:
         self.vocab_size, self.digest, self.bos_id, self.eos_id, self.pad_id = vocab_size, digest, bos_id, eos_id, None
 
     def encode_flat(self, texts):
+        texts = [text.decode() for text in texts]
         ids = [ord(character) for text in texts for character in text]
         return np.array(ids, np.int32), np.array([len(text) for text in texts], np.int64)
 
@@ -69,8 +71,7 @@ class TestTokens:
     @pytest.mark.parametrize("bos", [True, False])
     def test_documents_can_be_told_apart_with_or_without_control_tokens(self, tmp_path, corpus, sentencepiece, bos):
         options = CorpusOptions(add_bos=bos, held_out_fraction=0.3)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("herdsman_trainer.data.pieces.PIECE_BYTES", 100)
+        with small_pieces(100):
             cache = build(tmp_path / "cache", corpus, sentencepiece, options)
         found = []
         for tokens, starts in ((cache.train, cache.document_starts), (cache.held_out, cache.held_out_starts)):
@@ -126,9 +127,7 @@ class TestTokens:
             for index in [*([1] if bos else []), *map(ord, line), *([2] if eos else [])]
         ]
         options = CorpusOptions(add_bos=bos, add_eos=eos)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("herdsman_trainer.data.pieces.PIECE_BYTES", 50)
-            patch.setattr("herdsman_trainer.corpus_encoding._TEXTS_AT_ONCE", 3)
+        with small_pieces(50):
             cache = build(directory / "cache", directory / "a.txt", CodePoints(), options)
         assert cache.train.tolist() == expected
 
@@ -254,11 +253,12 @@ class TestOpening:
         with pytest.raises(Temporary, match="no token cache"):
             open_tokens(tmp_path, "0" * 64)
 
-    def test_progress_rises_to_the_bytes_of_the_corpus_and_may_stop_the_building(self, tmp_path, corpus, monkeypatch):
-        monkeypatch.setattr("herdsman_trainer.data.pieces.PIECE_BYTES", 100)
+    def test_progress_rises_to_the_bytes_of_the_corpus_and_may_stop_the_building(self, tmp_path, corpus):
         seen = []
-        build(tmp_path / "c", corpus, CodePoints(), CorpusOptions(), lambda *counts: seen.append(counts))
-        assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+        with small_pieces(100):
+            build(tmp_path / "c", corpus, CodePoints(), CorpusOptions(), lambda *counts: seen.append(counts))
+        assert len(seen) > 4
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert {total for _, total in seen} == {sum(path.stat().st_size for path in corpus.iterdir())}
         assert 0 < seen[-1][0] <= seen[-1][1]
 

@@ -4,6 +4,7 @@ a "text"; text files may be packed.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress, count
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,6 +45,8 @@ class Texts:
     texts: list[str]
     lines: Sequence[int]
     """The line where each starts."""
+    utf8: list[bytes]
+    """The same texts as they are in the file."""
     blank_lines: int = 0
     empty_texts: int = 0
 
@@ -108,15 +111,19 @@ def lines_of(piece: TextPiece) -> list[str]:
 
 
 def _lines(piece: TextPiece, lines: list[str]) -> Texts:
-    texts = [line for line in lines if line and not line.isspace()]
-    if len(texts) == len(lines):
-        return Texts(texts, range(piece.start.line, piece.start.line + len(lines)))
-    numbers = [number for number, line in enumerate(lines, piece.start.line) if line and not line.isspace()]
-    return Texts(texts, numbers, blank_lines=len(lines) - len(texts))
+    utf8 = piece.data.split(b"\n")[: len(lines)]  # as long as there are no carriage returns, these are the same lines
+    if b"\r" in piece.data:
+        utf8 = [line.encode() for line in lines]
+    filled = list(map(str.strip, lines))
+    if all(filled):
+        return Texts(lines, range(piece.start.line, piece.start.line + len(lines)), utf8)
+    numbers = list(compress(count(piece.start.line), filled))
+    texts = list(compress(lines, filled))
+    return Texts(texts, numbers, list(compress(utf8, filled)), blank_lines=len(lines) - len(texts))
 
 
 def _paragraphs(piece: TextPiece, lines: list[str]) -> Texts:
-    found = Texts([], starts := [])
+    found = Texts([], starts := [], [])
     paragraph: list[str] = []
     for number, line in enumerate([*lines, ""], piece.start.line):
         if line and not line.isspace():
@@ -132,15 +139,17 @@ def _paragraphs(piece: TextPiece, lines: list[str]) -> Texts:
     for text, start in zip(found.texts, starts, strict=True):
         if len(text) > MAX_RECORD_BYTES:
             raise too_long(piece.file, start)
+    found.utf8 = [text.encode() for text in found.texts]
     return found
 
 
 def _of_records(records: Iterator[Record]) -> Texts:
-    found = Texts([], lines := [])
+    found = Texts([], lines := [], [])
     for record in records:
         text = _text(record)
         if text and not text.isspace():
             found.texts.append(text)
+            found.utf8.append(_utf8(record, text))
             lines.append(record.line)
         else:
             found.empty_texts += 1
@@ -160,9 +169,11 @@ def _text(record: Record) -> str:
             line=record.line,
             hint='Write each document as {"text": "..."} on a line of its own.',
         )
-    if record.what != "Row":  # a table's strings are UTF-8 already
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise not_text(record.file, record.line, f'The "text" of {record.title.lower()}') from error
     return text
+
+
+def _utf8(record: Record, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise not_text(record.file, record.line, f'The "text" of {record.title.lower()}') from error

@@ -52,8 +52,7 @@ class CorpusEncoder:
         found = texts_of(piece, self._separator)
         parts, lengths = [], []
         for begin in range(0, len(found.texts), _TEXTS_AT_ONCE):
-            texts = found.texts[begin : begin + _TEXTS_AT_ONCE]
-            ids, sizes = self._tokenizer.encode_flat(texts)
+            ids, sizes = self._tokenizer.encode_flat(found.utf8[begin : begin + _TEXTS_AT_ONCE])
             self._check_range(piece, found.lines[begin : begin + _TEXTS_AT_ONCE], ids, sizes)
             parts.append(self._with_controls(ids, sizes))
             lengths.append(sizes)
@@ -63,7 +62,7 @@ class CorpusEncoder:
             tokens=np.concatenate(parts) if parts else np.empty(0, self._dtype),
             lengths=(np.concatenate(lengths) + controls).astype(np.uint32) if lengths else np.empty(0, np.uint32),
             characters=np.fromiter(map(len, found.texts), np.uint32, count),
-            hashes=split_hashes(found.texts),
+            hashes=split_hashes(found.texts, found.utf8),
             blank_lines=found.blank_lines,
             empty_texts=found.empty_texts,
         )

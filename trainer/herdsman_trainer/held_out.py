@@ -1,29 +1,28 @@
 """The held-out split: decided by each text alone, so it is the same on all ranks, in all stages, for all tokenizers."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from herdsman_trainer.errors import BadInput
 
-_SEED = 0x4865726473_6D616E
-"""Whoever prepares texts with the same hash function has not chosen their side."""
+_KEY = b"herdsman held-out split 1"
 _RANGE = 2**64
 
 
 def split_hash(text: str) -> int:
-    """Return the 64-bit number that decides the side of `text`; white space around the text does not matter.
-
-    The text must be well-formed (no lone surrogates). It is also by what equal texts are found.
-    """
-    return xxh3_64_intdigest(text.strip().encode(), _SEED)
+    """Return the 64-bit number that decides the side of `text`; white space around the text does not matter."""
+    return int.from_bytes(blake2b(text.strip().encode(), digest_size=8, key=_KEY).digest(), "little")
 
 
-def split_hashes(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """Return the split hash of each text."""
-    return np.fromiter((xxh3_64_intdigest(text.strip().encode(), _SEED) for text in texts), np.uint64, len(texts))
+def split_hashes(texts: Sequence[str], utf8: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """Return the split hash of each text, given as text and as UTF-8; it is also by what equal texts are found."""
+    stripped = map(str.strip, texts)  # is the text itself where there is nothing to strip
+    content = [raw if bare is text else bare.encode() for bare, text, raw in zip(stripped, texts, utf8, strict=True)]
+    digests = b"".join([blake2b(raw, digest_size=8, key=_KEY).digest() for raw in content])
+    return np.frombuffer(digests, "<u8")
 
 
 def split_threshold(fraction: float) -> int:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import sentencepiece
 import tokenizers
 
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.sentencepiece_flat import FlatIds, Lengths, flat_encoder
 from herdsman_trainer.sentencepiece_proto import SPACE, PieceType, as_control, read_pieces
 from herdsman_trainer.tokenizer_files import (
     BPE_FILE,
@@ -30,9 +30,6 @@ from herdsman_trainer.tokenizer_files import (
     read_named_tokens,
     read_sentencepiece,
 )
-
-FlatIds = npt.NDArray[np.int32]
-Lengths = npt.NDArray[np.int64]
 
 PAD_PIECES = ("[PAD]", "<pad>")
 """What a padding piece is called in the Alpaca and the Chinese-LLaMA-2 tokenizers, whose model files mark it NORMAL."""
@@ -63,11 +60,8 @@ class TextTokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, on all cores."""
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[FlatIds, Lengths]:
-        """Return the ids of all texts in one array and how many each text has, on one core.
-
-        The texts must be well-formed (no lone surrogates).
-        """
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[FlatIds, Lengths]:
+        """Return the ids of texts in UTF-8, all in one array, and how many each text has; on one core."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids; control ids are skipped."""
@@ -123,6 +117,7 @@ class SentencePieceTokenizer:
             model = as_control(model, {self.pad_id})
             pieces[self.pad_id] = pieces[self.pad_id]._replace(type=PieceType.CONTROL)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._flat = flat_encoder(self._processor)
         controls = (PieceType.CONTROL, PieceType.UNKNOWN)
         self._controls = {piece.text: index for index, piece in enumerate(pieces) if piece.type in controls} | added
         self._silent = frozenset(self._controls.values()) - {self._processor.unk_id()}
@@ -141,11 +136,9 @@ class SentencePieceTokenizer:
         ids: list[list[int]] = self._processor.encode([_well_formed(text) for text in texts])
         return ids
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[FlatIds, Lengths]:
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[FlatIds, Lengths]:
         """Return the ids of all texts in one array and how many each text has, without a Python number for each id."""
-        arrays = self._processor.encode(list(texts), num_threads=1, return_type="numpy")
-        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        return (np.concatenate(arrays) if arrays else np.empty(0, np.int32)), lengths
+        return self._flat(list(texts))
 
     def __reduce__(self) -> "tuple[Callable[[Path], TextTokenizer], tuple[Path]]":
         """Be loaded again by a worker."""
@@ -210,10 +203,10 @@ class BpeTokenizer:
         batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [self._guarded(text, encoding.ids) for text, encoding in zip(texts, batch, strict=True)]
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[FlatIds, Lengths]:
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[FlatIds, Lengths]:
         """Return the ids of all texts in one array and how many each text has."""
         batches = (texts[begin : begin + _AT_ONCE] for begin in range(0, len(texts), _AT_ONCE))
-        encoded = [ids for batch in batches for ids in self.encode_batch(batch)]
+        encoded = [ids for batch in batches for ids in self.encode_batch([text.decode() for text in batch])]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum())), lengths
 

@@ -83,12 +83,9 @@ def text_pieces(path: Path, start: Place, *, blank_lines: bool) -> Iterator[Text
         read = position
 
     for chunk in read_chunks(path, start.position, on_read):
-        if here.position == 0 and not held:
-            refuse_utf_16(path, chunk)
-            if chunk.startswith(BYTE_ORDER_MARK):
-                chunk = chunk[len(BYTE_ORDER_MARK) :]
-                here = Place(len(BYTE_ORDER_MARK), here.line)
         held += chunk
+        if here.position == 0:
+            refuse_utf_16(path, held)
         if len(held) < PIECE_BYTES:
             continue
         cut = _behind_blank_line(held) if blank_lines else held.rfind(b"\n") + 1
@@ -104,6 +101,8 @@ def text_pieces(path: Path, start: Place, *, blank_lines: bool) -> Iterator[Text
 
 def _text_piece(path: Path, data: bytes, start: Place, read: int) -> TextPiece:
     end = Place(start.position + len(data), start.line + data.count(b"\n"))
+    if start.position == 0 and data.startswith(BYTE_ORDER_MARK):
+        data, start = data[len(BYTE_ORDER_MARK) :], Place(len(BYTE_ORDER_MARK))
     return TextPiece(path, data, start, end, read)
 
 
