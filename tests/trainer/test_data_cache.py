@@ -109,9 +109,7 @@ class TestTokens:
     @pytest.mark.parametrize("fraction", [1e-9, 0.5])
     def test_two_documents_are_enough_for_two_sides(self, tmp_path, fraction):
         (tmp_path / "a.txt").write_text("one\ntwo\none\n")
-        cache = build(
-            tmp_path / "c", tmp_path / "a.txt", CodePoints(), CorpusOptions(held_out_fraction=fraction)
-        )
+        cache = build(tmp_path / "c", tmp_path / "a.txt", CodePoints(), CorpusOptions(held_out_fraction=fraction))
         assert {cache.train_counts.documents, cache.held_out_counts.documents} == {1, 2}
 
     @settings(max_examples=20, deadline=None)

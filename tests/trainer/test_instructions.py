@@ -128,9 +128,7 @@ class TestEncoding:
     def test_a_sample_is_the_source_and_the_target_of_the_template(self, tokenizer, bpe, chatml, name):
         tok = {"llama-3": bpe, "chatml": chatml}.get(name, tokenizer)
         template = TEMPLATES[name]
-        samples = encode(
-            records(("Why?", "Because."), ("Add.\n1", "2")), tok, template, 512, "Fail", "Be brief."
-        )
+        samples = encode(records(("Why?", "Because."), ("Add.\n1", "2")), tok, template, 512, "Fail", "Be brief.")
         ids, source = samples.sample(0)
         assert ids[:source].tolist() == template.source_ids(tok, "Why?", "Be brief.")
         assert ids[source:].tolist() == template.target_ids(tok, "Because.")
