@@ -1,7 +1,7 @@
 """Ways to tokenise a file of text, each of which tokenize.py runs as a process of its own on so many cores.
 
-    python tokenize_ways.py sentencepiece TEXT TOKENIZER DIRECTORY CORES
-    python tokenize_ways.py ours          TEXT TOKENIZER DIRECTORY CORES
+python tokenize_ways.py sentencepiece TEXT TOKENIZER DIRECTORY CORES
+python tokenize_ways.py ours          TEXT TOKENIZER DIRECTORY CORES
 """
 
 import json

@@ -1,4 +1,4 @@
-"""However a corpus is read - by how many processes, killed how often, from how many datasets - its tokens are the same."""
+"""However a corpus is read, by how many processes, killed how often, beside which others: its tokens are the same."""
 
 import json
 import os
@@ -105,7 +105,9 @@ class TestResuming:
         return seen
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_a_killed_build_goes_on_behind_the_last_piece_on_record(self, tmp_path, corpus, tokenizer, encoded, workers):
+    def test_a_killed_build_goes_on_behind_the_last_piece_on_record(
+        self, tmp_path, corpus, tokenizer, encoded, workers
+    ):
         straight = content(tmp_path / "straight", build(tmp_path / "straight", [corpus, corpus], tokenizer))
         pieces = len(encoded)
         assert pieces > 20

@@ -7,8 +7,8 @@ import pytest
 
 from data_pieces import small_pieces
 from herdsman_trainer import text_files
-from herdsman_trainer.data import compression
 from herdsman_trainer.corpora import ReadCounts, find_text_files, lines_of, read_documents
+from herdsman_trainer.data import compression
 from herdsman_trainer.data.pieces import Place, TextPiece
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.instruction_files import read_pieces

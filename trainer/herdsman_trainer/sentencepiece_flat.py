@@ -10,7 +10,7 @@ FlatIds = npt.NDArray[np.int32]
 Lengths = npt.NDArray[np.int64]
 FlatEncoder = Callable[[list[bytes]], tuple[FlatIds, Lengths]]
 
-_PROBE = ["a b".encode(), "".encode(), "  天空 is blue\n".encode(), b"x"]
+_PROBE = [b"a b", b"", "  天空 is blue\n".encode(), b"x"]
 
 
 def flat_encoder(processor: Any) -> FlatEncoder:

@@ -104,13 +104,13 @@ def _on_volume(dataset: DatasetInput, form: Form, config: TrainingConfig, on_byt
 def _remembered(dataset: DatasetInput, run: RunContext) -> Dataset | None:
     """Return what an attempt before has downloaded, without its files; None where none has tokenised it."""
     fixed = read_pin(run.workspace)
-    contents = fixed.of(dataset.field) if fixed is not None else None
-    if contents is None:
+    files = fixed.datasets.get(dataset.field) if fixed is not None else None
+    if files is None:
         return None
     source = run.workspace / DIRECTORY
-    names, digests = zip(*contents, strict=True) if contents else ((), ())
-    files = tuple(source / name for name in names)
-    return Dataset(dataset.field, dataset.label, source, files, digests, [], dataset.weight)
+    paths, digests = tuple(source / file.name for file in files), tuple(file.sha256 for file in files)
+    stamps = [(file.bytes, 0, 0) for file in files]
+    return Dataset(dataset.field, dataset.label, source, paths, digests, stamps, dataset.weight)
 
 
 def _fetch(

@@ -1,34 +1,38 @@
 """The datasets of a run are fixed by its first attempt that has tokenised them: later ones find the same, or stop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from herdsman_trainer.data.datasets import Dataset
 from herdsman_trainer.errors import BadInput
 
 PIN = "dataset.json"
 _SHOWN = 5
-Contents = list[tuple[str, str]]
+
+
+class PinnedFile(NamedTuple):
+    """One file of a dataset."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Pin:
-    """(name, SHA-256) of every file, for each dataset in the order of the spec."""
+    """Every file of every dataset, by the field that names the dataset."""
 
-    datasets: tuple[tuple[str, Contents], ...]
-
-    def of(self, field: str) -> Contents | None:
-        """Return what the dataset that this field names held; None where there was none."""
-        return dict(self.datasets).get(field)
+    datasets: Mapping[str, Sequence[PinnedFile]]
 
 
 def read_pin(workspace: Path) -> Pin | None:
     """Return what an earlier attempt has fixed, or None."""
     try:
         found = json.loads((workspace / PIN).read_bytes())
-        return Pin(tuple((each["field"], [(name, sha) for name, sha in each["files"]]) for each in found["datasets"]))
+        return Pin({each["field"]: [PinnedFile(**file) for file in each["files"]] for each in found["datasets"]})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):  # nobody but us writes it, and in one step
@@ -39,7 +43,11 @@ def pin(workspace: Path, datasets: Sequence[Dataset]) -> None:
     """Fix the datasets; what is fixed already stays."""
     if read_pin(workspace) is not None:
         return
-    found = [{"field": dataset.field, "files": dataset.contents} for dataset in datasets]
+    found = []
+    for dataset in datasets:
+        sizes = [size for size, _, _ in dataset.stamps]
+        files = map(PinnedFile, dataset.names, sizes, dataset.digests)
+        found.append({"field": dataset.field, "files": [file._asdict() for file in files]})
     draft = workspace / f".{PIN}.tmp"
     draft.write_text(json.dumps({"datasets": found}, indent=1, ensure_ascii=False), encoding="utf-8")
     draft.replace(workspace / PIN)
@@ -48,7 +56,8 @@ def pin(workspace: Path, datasets: Sequence[Dataset]) -> None:
 def check_unchanged(workspace: Path, dataset: Dataset) -> None:
     """Raise BadInput, naming the files, where a dataset is not what it was when this run began."""
     known = read_pin(workspace)
-    before = dict(known.of(dataset.field) or []) if known is not None else {}
+    files = known.datasets.get(dataset.field, ()) if known is not None else ()
+    before = {file.name: file.sha256 for file in files}
     now = dict(dataset.contents)
     if known is None or before == now:
         return
