@@ -1,7 +1,7 @@
 """The data path of the original recipe, by its mechanism: `datasets` reads lines, a slow tokenizer encodes them in
 worker processes, another map groups a thousand at a time into blocks, and the result is saved as Arrow files.
 
-    python tokenize_original.py TEXT TOKENIZER DIRECTORY PROCESSES
+    python original.py TEXT TOKENIZER DIRECTORY PROCESSES
 """
 
 import json

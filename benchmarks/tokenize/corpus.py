@@ -1,4 +1,4 @@
-"""The text that tokenize.py measures on, and a tokenizer for it.
+"""The text that is measured on, and a tokenizer for it.
 
 Paragraphs of Debian's Chinese manual pages (manpages-zh), in many random orders, so that no cache is flattered by their
 order; one a line. The tokenizer is LLaMA's, extended by the Chinese pieces, where both are beside the project, or else
@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "examples" / "quickstart"))
+sys.path.insert(0, str(HERE.parents[1] / "examples" / "quickstart"))
 import prepare  # noqa: E402
 import sentencepiece  # noqa: E402
 
 from herdsman_trainer.tokenizer_merge import merge_tokenizer  # noqa: E402
 
-REAL = HERE.parents[1] / "shared" / "data"
+REAL = HERE.parents[2] / "shared" / "data"
 PIECES = 8000
 
 
