@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge bench-tokenize bench-train lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ bench-operator: install ## measure the operator on the test cluster with up to 5
 
 bench-merge: install ## measure the merge beside peft's and beside separate steps, on a 7B shape (30 GB of disk)
 	$(BIN)/python benchmarks/merge.py --record benchmarks/merge.md
+
+bench-tokenize: install ## measure tokenising beside sentencepiece alone and the original's path (10 minutes, 2 GB of disk)
+	$(BIN)/python benchmarks/tokenize --record benchmarks/tokenize.md
 
 lock: install ## renew the locked requirements of the images
 	$(BIN)/python images/lock.py

@@ -53,6 +53,7 @@ class Repository:
     commit: str = COMMIT
     token: str | None = None
     gated: bool = False
+    dataset: bool = False
 
 
 class Remote:
@@ -115,9 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(401 if "authorization" not in headers else 403)
         if path in remote.files:
             return self._file(remote.files[path], fault, body=body)
-        if path.startswith("/api/models/"):
+        if path.startswith(("/api/models/", "/api/datasets/")):
             return self._listing(path)
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path):
+        if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path):
             return self._resolve(found[1], found[2], found[3], fault, body=body)
         if path.startswith("/cdn/"):
             contents = (content for repo in remote.repositories.values() for content in repo.files.values())
@@ -145,11 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(206, headers, content[start : end + 1], fault=fault, send=body)
 
     def _listing(self, path: str) -> None:
-        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/([0-9a-f]{40})", path)
-        repo = self.remote.repositories.get(found[1]) if found else None
+        found = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/revision/([0-9a-f]{40})", path)
+        repo = self.remote.repositories.get(found[2]) if found else None
+        repo = repo if repo is not None and repo.dataset == (found[1] == "dataset") else None
         if repo is None or not self._may_read(repo, listing=True):
             return self._send(401, {"X-Error-Code": "RepoNotFound"})
-        if found[2] != repo.commit:
+        if found[3] != repo.commit:
             return self._send(404, {"X-Error-Code": "RevisionNotFound"})
         siblings = []
         for name, content in repo.files.items():
@@ -157,12 +159,12 @@ class _Handler(BaseHTTPRequestHandler):
             if name in repo.lfs:
                 entry["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 130}
             siblings.append(entry)
-        answer = {"id": found[1], "modelId": found[1], "sha": repo.commit, "siblings": siblings}
+        answer = {"id": found[2], "modelId": found[2], "sha": repo.commit, "siblings": siblings}
         return self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def _resolve(self, name: str, commit: str, file: str, fault: Fault, *, body: bool) -> None:
-        repo = self.remote.repositories.get(name)
-        if repo is None:
+        repo = self.remote.repositories.get(name.removeprefix("datasets/"))
+        if repo is None or repo.dataset != name.startswith("datasets/"):
             return self._send(401, {"X-Error-Code": "RepoNotFound"})
         if not self._may_read(repo, listing=False):
             status = 403 if "Authorization" in self.headers else 401

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from herdsman.api.job_config import Input, Launch, Owner, PretrainConfig, SFTConfig, WorkspaceDir
+from herdsman.api.job_config import DatasetInput, Input, Launch, Owner, PretrainConfig, SFTConfig, WorkspaceDir
 from herdsman.api.v1alpha1.recipes import (
     Batch,
     Checkpoints,
@@ -70,6 +70,11 @@ def an_input(path: Path, field: str) -> Input:
     return Input(root=str(path.parent), path=str(path), field=field)
 
 
+def a_dataset(path: Path, field: str = "spec.dataset", **options) -> DatasetInput:
+    """Return a dataset on a volume; `options` are its weight, and so on."""
+    return DatasetInput(field=field, label=f"volume {path.name}", source=an_input(path, f"{field}.volume"), **options)
+
+
 def pretrain_config(
     root: Path,
     *,
@@ -78,6 +83,7 @@ def pretrain_config(
     adapter: Path | None = None,
     tokenizer: Path | None = None,
     dataset: Path | None = None,
+    datasets: list[DatasetInput] | None = None,
     work: str = "work",
     attempt: int = 1,
     uid: str = "uid-1",
@@ -91,7 +97,7 @@ def pretrain_config(
     return PretrainConfig(
         **_run(root, "PretrainJob", work, attempt, uid, processes, port),
         **_inputs(root, model, adapter, tokenizer),
-        dataset=an_input(dataset or root / "corpus", "spec.dataset"),
+        datasets=datasets or [a_dataset(dataset or root / "corpus")],
         deepspeed=deepspeed,
         stage=stage,
         recipe=resolve_pretrain(PretrainRecipe(**given), stage),
@@ -104,6 +110,8 @@ def sft_config(
     model: Path | None = None,
     adapter: Path | None = None,
     tokenizer: Path | None = None,
+    dataset: Path | None = None,
+    datasets: list[DatasetInput] | None = None,
     work: str = "work",
     attempt: int = 1,
     uid: str = "uid-1",
@@ -117,7 +125,7 @@ def sft_config(
     return SFTConfig(
         **_run(root, "SFTJob", work, attempt, uid, processes, port),
         **_inputs(root, model, adapter, tokenizer),
-        dataset=an_input(root / "records", "spec.dataset"),
+        datasets=datasets or [a_dataset(dataset or root / "records")],
         deepspeed=deepspeed,
         recipe=resolve_sft(SFTRecipe(**given)),
     )

@@ -80,6 +80,11 @@ def test_steps_replace_the_epochs_of_the_preset(recipe):
     assert (recipe.max_steps, recipe.epochs) == (7, None)
 
 
+def test_tokens_replace_the_epochs_of_the_preset():
+    recipe = resolve_pretrain(PretrainRecipe(max_tokens=1_000_000), "LoRA")
+    assert (recipe.max_tokens, recipe.max_steps, recipe.epochs) == (1_000_000, None, None)
+
+
 def test_the_embeddings_only_stage_trains_the_embeddings_without_the_head():
     assert resolve_pretrain(PretrainRecipe(), "EmbeddingsOnly").lora.train_fully == ["embed_tokens"]
 

@@ -1,10 +1,10 @@
-"""What a ModelImport from a hub, a bucket or the web asks of its pod: configuration, environment, names of files."""
+"""What is downloaded from a hub, a bucket or the web asks of its pod: configuration, environment, names of files."""
 
 from dataclasses import replace
 
 import pytest
 
-from builders import CLUSTER, digest, model_import, volume, world
+from builders import CLUSTER, checked, digest, finished, model_import, pretrain_job, sft_job, volume, world
 from herdsman.api.job_config import RUN_CONFIG
 from herdsman.core.plan import plan
 
@@ -123,3 +123,59 @@ def test_files_that_cannot_have_their_names_are_refused(what):
 
 def test_a_name_never_keeps_the_way_that_leads_to_it():
     assert config(web("https://example.com/..%2F..%2Fx")).remote.http.files[0].name == "x"
+
+
+BASE = finished(model_import())
+JOBS = {"PretrainJob": pretrain_job, "SFTJob": sft_job}
+
+
+def training(kind, *datasets, site=CLUSTER, **spec):
+    sources = {"dataset": datasets[0]} if len(datasets) == 1 else {"dataset": None, "datasets": list(datasets)}
+    return plan(JOBS[kind](**sources, **spec), world(BASE), site)
+
+
+def job_of(planned):
+    (job,) = (child for child in planned.children if child["kind"] == "Job")
+    return job["spec"]["template"]
+
+
+@pytest.mark.parametrize("kind", JOBS)
+class TestDatasets:
+    def test_a_dataset_that_is_downloaded_is_no_input_that_is_waited_for(self, kind):
+        planned = training(kind, {"hub": HUB})
+        assert planned.waiting_for == ()
+        claims = [volume.get("persistentVolumeClaim") for volume in job_of(planned)["spec"]["volumes"]]
+        assert {claim["claimName"] for claim in claims if claim} == {
+            f"{'pj-zh' if 'P' in kind else 'sj-tuned'}",
+            "mi-base",
+        }
+
+    def test_its_pod_is_let_out_and_finds_hub_and_secrets(self, kind):
+        private = {"hub": {**HUB, "token": TOKEN}}
+        template = job_of(training(kind, private, {"s3": {**S3, "credentialsSecret": "aws"}}, site=MIRROR))
+        assert template["metadata"]["labels"]["herdsman.dev/downloads"] == "true"
+        mirror = {"name": "HF_ENDPOINT", "value": "https://hub.example.com"}
+        assert template["spec"]["containers"][0]["env"] == [mirror, secret("HF_TOKEN", "keys", "token"), *AWS]
+
+    def test_a_dataset_on_a_volume_asks_nobody(self, kind):
+        template = job_of(training(kind, {"volume": {"claim": "corpora"}}))
+        assert "herdsman.dev/downloads" not in template["metadata"]["labels"]
+        assert template["spec"]["containers"][0]["env"] == [OFFLINE]
+
+    def test_the_preflight_and_the_training_may_both_download(self, kind):
+        job = JOBS[kind](dataset={"s3": S3}, compute={"gpusPerNode": 1})
+        for each in (job, checked(job)):
+            assert job_of(plan(each, world(BASE), CLUSTER))["metadata"]["labels"]["herdsman.dev/downloads"] == "true"
+
+    def test_two_datasets_with_different_secrets_are_refused(self, kind):
+        other = {"s3": {**S3, "prefix": "other", "credentialsSecret": "other"}}
+        problem = training(kind, {"s3": {**S3, "credentialsSecret": "aws"}}, other).refused
+        assert (problem.reason, problem.field) == ("InvalidSpec", "spec.datasets[1]")
+        assert "another Secret" in problem.message
+        assert "one Secret" in problem.hint
+        same = training(kind, {"s3": {**S3, "credentialsSecret": "aws"}}, {"s3": {**S3, "credentialsSecret": "aws"}})
+        assert same.refused is None
+
+    def test_files_that_cannot_have_their_names_are_refused(self, kind):
+        problem = training(kind, {"volume": {"claim": "corpora"}}, web("https://example.com/")).refused
+        assert problem.field == "spec.datasets[1].http.files[0]"

@@ -89,7 +89,32 @@ def test_a_merge_reads_its_importance_matrix():
 
 
 def test_a_whole_volume_is_its_mount_point():
-    assert config(sft_job()).dataset.path == "/volumes/instructions"
+    (dataset,) = config(sft_job()).datasets
+    assert (dataset.source.root, dataset.source.path) == ("/volumes/instructions", "/volumes/instructions")
+
+
+def test_a_training_knows_where_its_dataset_is_named_and_what_it_is():
+    given = {"volume": {"claim": "corpora", "path": "zh"}, "sha256": {"a.txt": digest("a")}}
+    (dataset,) = config(pretrain_job(dataset=given)).datasets
+    assert (dataset.field, dataset.source.field) == ("spec.dataset", "spec.dataset.volume")
+    assert dataset.label == "volume corpora, path zh"
+    assert (dataset.weight, dataset.remote, dataset.sha256) == (None, None, {"a.txt": digest("a")})
+
+
+def test_the_datasets_of_a_mixture_stay_in_order_with_their_weights():
+    hub = {"repository": "wikimedia/wikipedia", "revision": "0" * 40}
+    mixed = [
+        {"volume": {"claim": "corpora", "path": "zh"}, "weight": 7},
+        {"hub": hub, "weight": 2, "keepDownloads": False},
+        {"s3": {"bucket": "texts", "prefix": "en"}, "weight": 1},
+    ]
+    for resource in (pretrain_job(dataset=None, datasets=mixed), sft_job(dataset=None, datasets=mixed)):
+        first, second, third = config(resource).datasets
+        assert [each.field for each in (first, second, third)] == [f"spec.datasets[{place}]" for place in range(3)]
+        assert [each.weight for each in (first, second, third)] == [7, 2, 1]
+        assert first.source.field == "spec.datasets[0].volume"
+        assert (second.source, second.remote.hub.repository, second.keep_downloads) == (None, hub["repository"], False)
+        assert (second.label, third.label) == ("hub wikimedia/wikipedia", "s3://texts/en")
 
 
 def test_a_training_gets_every_field_of_its_recipe():

@@ -12,7 +12,7 @@ from herdsman_trainer.prompts import TEMPLATES, Message
 from herdsman_trainer.sentencepiece_merge import merge_sentencepiece
 from herdsman_trainer.sentencepiece_proto import read_pieces
 from herdsman_trainer.token_cache import build_or_open
-from herdsman_trainer.token_writer import CorpusOptions
+from herdsman_trainer.token_streams import CorpusOptions
 from herdsman_trainer.tokenizer_merge import merge_tokenizer, tokens_per_character
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
 

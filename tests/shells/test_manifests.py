@@ -25,7 +25,8 @@ WRONG = {
         ["recipe.learnigRate: no such field", "did you mean learningRate?"],
     ),
     "an unknown field far from any": (spec("zzz: 1"), 7, ["spec.zzz: no such field", "known are"]),
-    "a missing field": (f"{HEAD}spec:\n{MODEL}", 4, ["spec.dataset: is missing", "set it: text files"]),
+    "a missing field": (f"{HEAD}spec:\n{DATASET}", 4, ["spec.model: is missing", "set it: the base model"]),
+    "no dataset": (f"{HEAD}spec:\n{MODEL}", 4, ["spec: set either dataset or datasets"]),
     "a number in quotes": (spec('recipe: {learningRate: "1e-4"}'), 7, ["must be a number", "without quotes: 1e-4"]),
     "text for a number": (spec("recipe: {blockSize: big}"), 7, ["spec.recipe.blockSize", "whole number", '"big"']),
     "a fraction for a whole number": (spec("recipe: {maxSteps: 2.5}"), 7, ["whole number", "got 2.5"]),
@@ -44,7 +45,11 @@ WRONG = {
         5,
         ["spec.model", "exactly one of"],
     ),
-    "two rules at once": (spec("recipe: {epochs: 1, maxSteps: 2}"), 4, ["recipe.epochs or recipe.maxSteps"]),
+    "two rules at once": (
+        spec("recipe: {epochs: 1, maxSteps: 2}"),
+        4,
+        ["at most one of recipe.epochs, recipe.maxSteps and recipe.maxTokens"],
+    ),
     "a path out of the volume": (
         GOOD.replace("claim: corpora", "claim: corpora, path: ../x"),
         6,

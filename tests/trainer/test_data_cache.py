@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pieces import small_pieces
 from herdsman_trainer import content_cache
 from herdsman_trainer.content_cache import build_or_open_entry, open_entry
-from herdsman_trainer.corpora import ReadCounts, find_text_files
+from herdsman_trainer.corpora import find_text_files
+from herdsman_trainer.data.datasets import dataset_at
 from herdsman_trainer.errors import BadInput, Interrupted, Temporary
 from herdsman_trainer.token_cache import build_or_open, open_tokens, token_cache_key
-from herdsman_trainer.token_writer import CorpusOptions, token_dtype
+from herdsman_trainer.token_streams import CorpusOptions, starts_between, token_dtype
 from herdsman_trainer.tokenizers import load_tokenizer
 from tiny import ENGLISH, tiny_bpe_tokenizer, tiny_sentencepiece
 
@@ -28,8 +30,10 @@ class CodePoints:
     def __init__(self, vocab_size=0x110000, digest="d", bos_id=1, eos_id=2):
         self.vocab_size, self.digest, self.bos_id, self.eos_id, self.pad_id = vocab_size, digest, bos_id, eos_id, None
 
-    def encode_batch(self, texts):
-        return [[ord(character) for character in text] for text in texts]
+    def encode_flat(self, texts):
+        texts = [text.decode() for text in texts]
+        ids = [ord(character) for text in texts for character in text]
+        return np.array(ids, np.int32), np.array([len(text) for text in texts], np.int64)
 
 
 @pytest.fixture
@@ -46,6 +50,10 @@ def sentencepiece(tmp_path_factory):
     return load_tokenizer(tiny_sentencepiece(tmp_path_factory.mktemp("tokenizer")))
 
 
+def build(root, source, tokenizer, options, progress=None, workers=1):
+    return build_or_open(root, [dataset_at(source, find_text_files)], tokenizer, options, progress, workers)
+
+
 def document(tokenizer, text, bos=True, eos=True):
     return [*([tokenizer.bos_id] if bos else []), *tokenizer.encode(text), *([tokenizer.eos_id] if eos else [])]
 
@@ -54,36 +62,54 @@ class TestTokens:
     @pytest.mark.parametrize("bos", [True, False])
     @pytest.mark.parametrize("eos", [True, False])
     def test_documents_follow_one_another_with_bos_and_eos_as_asked(self, tmp_path, corpus, sentencepiece, bos, eos):
-        cache = build_or_open(tmp_path / "cache", corpus, sentencepiece, CorpusOptions(add_bos=bos, add_eos=eos))
+        cache = build(tmp_path / "cache", corpus, sentencepiece, CorpusOptions(add_bos=bos, add_eos=eos))
         expected = [index for line in LINES for index in document(sentencepiece, line, bos, eos)]
         assert cache.train.tolist() == expected
         assert cache.control_ids == {*([sentencepiece.bos_id] if bos else []), *([sentencepiece.eos_id] if eos else [])}
         assert len(cache.held_out) == 0
 
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_documents_can_be_told_apart_with_or_without_control_tokens(self, tmp_path, corpus, sentencepiece, bos):
+        options = CorpusOptions(add_bos=bos, held_out_fraction=0.3)
+        with small_pieces(100):
+            cache = build(tmp_path / "cache", corpus, sentencepiece, options)
+        found = []
+        for tokens, starts in ((cache.train, cache.document_starts), (cache.held_out, cache.held_out_starts)):
+            assert isinstance(starts, np.memmap)
+            assert starts[0] == 0
+            found += [part.tolist() for part in np.split(tokens, starts[1:].astype(np.int64))]
+        assert sorted(found) == sorted(document(sentencepiece, line, bos, eos=False) for line in LINES)
+
+    def test_the_documents_of_a_block_are_found_without_reading_the_rest(self):
+        starts = np.array([0, 3, 10, 12, 30], np.uint64)
+        assert starts_between(starts, 0, 8).tolist() == [0, 3]
+        assert starts_between(starts, 8, 16).tolist() == [2, 4]
+        assert starts_between(starts, 10, 12).tolist() == [0]
+        assert starts_between(starts, 13, 30).tolist() == []
+        assert starts_between(np.empty(0, np.uint32), 0, 8).tolist() == []
+
     def test_both_sides_together_are_the_corpus_and_are_counted(self, tmp_path, corpus, sentencepiece):
-        cache = build_or_open(tmp_path / "cache", corpus, sentencepiece, CorpusOptions(held_out_fraction=0.4))
+        cache = build(tmp_path / "cache", corpus, sentencepiece, CorpusOptions(held_out_fraction=0.4))
         train, held_out = cache.train_counts, cache.held_out_counts
         assert train.documents + held_out.documents == len(LINES)
         assert train.characters + held_out.characters == sum(map(len, LINES))
         assert (train.tokens, held_out.tokens) == (len(cache.train), len(cache.held_out))
         assert 0 < held_out.documents < len(LINES)
-        assert cache.read_counts == ReadCounts(documents=len(LINES), blank_lines=4)
+        assert [(each.blank_lines, each.empty_texts) for each in cache.counts] == [(4, 0)]
         kept = sentencepiece.decode(cache.held_out.tolist())
         assert sum(line in kept for line in LINES) == held_out.documents
 
     def test_the_same_documents_are_held_out_whatever_the_tokenizer(self, tmp_path, corpus, sentencepiece):
         options = CorpusOptions(held_out_fraction=0.3)
         bpe = load_tokenizer(tiny_bpe_tokenizer(tmp_path / "bpe"))
-        caches = [build_or_open(tmp_path / "cache", corpus, each, options) for each in (sentencepiece, bpe)]
+        caches = [build(tmp_path / "cache", corpus, each, options) for each in (sentencepiece, bpe)]
         assert caches[0].held_out_counts.characters == caches[1].held_out_counts.characters
         assert caches[0].held_out_counts.tokens != caches[1].held_out_counts.tokens
 
     @pytest.mark.parametrize("fraction", [1e-9, 0.5])
     def test_two_documents_are_enough_for_two_sides(self, tmp_path, fraction):
         (tmp_path / "a.txt").write_text("one\ntwo\none\n")
-        cache = build_or_open(
-            tmp_path / "c", tmp_path / "a.txt", CodePoints(), CorpusOptions(held_out_fraction=fraction)
-        )
+        cache = build(tmp_path / "c", tmp_path / "a.txt", CodePoints(), CorpusOptions(held_out_fraction=fraction))
         assert {cache.train_counts.documents, cache.held_out_counts.documents} == {1, 2}
 
     @settings(max_examples=20, deadline=None)
@@ -99,15 +125,14 @@ class TestTokens:
             for index in [*([1] if bos else []), *map(ord, line), *([2] if eos else [])]
         ]
         options = CorpusOptions(add_bos=bos, add_eos=eos)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("herdsman_trainer.token_writer._BATCH_BYTES", 50)
-            cache = build_or_open(directory / "cache", directory / "a.txt", CodePoints(), options)
+        with small_pieces(50):
+            cache = build(directory / "cache", directory / "a.txt", CodePoints(), options)
         assert cache.train.tolist() == expected
 
     @pytest.mark.parametrize(("vocab_size", "width"), [(400, 2), (65_536, 2), (65_537, 4), (0x110000, 4)])
     def test_a_token_takes_two_bytes_up_to_65536_ids(self, tmp_path, vocab_size, width):
         (tmp_path / "a.txt").write_text("abc")
-        cache = build_or_open(tmp_path / "cache", tmp_path / "a.txt", CodePoints(vocab_size), CorpusOptions())
+        cache = build(tmp_path / "cache", tmp_path / "a.txt", CodePoints(vocab_size), CorpusOptions())
         path = tmp_path / "cache" / cache.key / "train.bin"
         assert path.stat().st_size == 4 * width
         assert token_dtype(vocab_size).itemsize == width
@@ -118,28 +143,27 @@ class TestTokens:
     def test_an_id_beyond_the_vocabulary_is_refused_with_the_id_and_the_place(self, tmp_path, character, text):
         (tmp_path / "a.txt").write_text(f"one\n\ntwo\n{text}\nfour\n", encoding="utf-8")
         with pytest.raises(BadInput) as caught:
-            build_or_open(tmp_path / "cache", tmp_path / "a.txt", CodePoints(300), CorpusOptions())
+            build(tmp_path / "cache", tmp_path / "a.txt", CodePoints(300), CorpusOptions())
         assert str(ord(character)) in caught.value.message
         assert "300 ids" in caught.value.message
         assert (caught.value.file, caught.value.line) == (str(tmp_path / "a.txt"), 4)
 
     def test_bos_of_a_tokenizer_without_bos_is_refused(self, tmp_path, corpus):
         with pytest.raises(BadInput, match="addBos"):
-            build_or_open(tmp_path / "cache", corpus, CodePoints(bos_id=None), CorpusOptions(add_bos=True))
+            build(tmp_path / "cache", corpus, CodePoints(bos_id=None), CorpusOptions(add_bos=True))
 
     def test_a_corpus_of_blank_lines_is_refused(self, tmp_path):
         (tmp_path / "a.txt").write_text("\n \n")
         with pytest.raises(BadInput, match="has no text: 1 file"):
-            build_or_open(tmp_path / "cache", tmp_path / "a.txt", CodePoints(), CorpusOptions())
+            build(tmp_path / "cache", tmp_path / "a.txt", CodePoints(), CorpusOptions())
 
 
 class TestKey:
     @pytest.fixture
     def key(self, corpus):
         def compute(tokenizer=None, files=None, **options):
-            return token_cache_key(
-                corpus, files or find_text_files(corpus), tokenizer or CodePoints(), CorpusOptions(**options)
-            )
+            dataset = dataset_at(corpus, lambda source: files or find_text_files(source))
+            return token_cache_key([dataset], tokenizer or CodePoints(), CorpusOptions(**options))
 
         return compute
 
@@ -153,6 +177,7 @@ class TestKey:
             {"tokenizer": CodePoints(digest="other")},
             {"tokenizer": CodePoints(vocab_size=70_000)},
             {"tokenizer": CodePoints(bos_id=7)},
+            {"duplicates": "Drop"},
         ],
     )
     def test_each_option_changes_the_key(self, key, change):
@@ -175,7 +200,7 @@ class TestKey:
     def test_the_place_of_the_corpus_does_not_change_the_key(self, key, corpus, tmp_path):
         before = key()
         moved = corpus.rename(tmp_path / "moved")
-        assert token_cache_key(moved, find_text_files(moved), CodePoints(), CorpusOptions()) == before
+        assert token_cache_key([dataset_at(moved, find_text_files)], CodePoints(), CorpusOptions()) == before
 
     def test_two_corpora_whose_names_and_contents_only_together_are_equal_differ(self, tmp_path):
         keys = set()
@@ -183,32 +208,32 @@ class TestKey:
             (tmp_path / name).mkdir()
             for file, content in files.items():
                 (tmp_path / name / file).write_text(content)
-            found = find_text_files(tmp_path / name)
-            keys.add(token_cache_key(tmp_path / name, found, CodePoints(), CorpusOptions()))
+            dataset = dataset_at(tmp_path / name, find_text_files)
+            keys.add(token_cache_key([dataset], CodePoints(), CorpusOptions()))
         assert len(keys) == 2
 
 
 class TestOpening:
     def test_the_second_time_nothing_is_tokenised_and_other_processes_open_it_by_key(self, tmp_path, corpus):
         root = tmp_path / "cache"
-        first = build_or_open(root, corpus, CodePoints(), CorpusOptions())
+        first = build(root, corpus, CodePoints(), CorpusOptions())
 
         class Unused(CodePoints):
-            def encode_batch(self, texts):
+            def encode_flat(self, texts):
                 raise AssertionError("tokenised again")
 
-        second = build_or_open(root, corpus, Unused(), CorpusOptions())
+        second = build(root, corpus, Unused(), CorpusOptions())
         third = open_tokens(root, first.key)
         assert first.key == second.key
         assert first.train.tolist() == second.train.tolist() == third.train.tolist()
         assert first.train_counts == second.train_counts == third.train_counts
 
-    @pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "meta.json"])
+    @pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "train.bin.starts", "meta.json"])
     @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
     def test_a_damaged_cache_is_rebuilt(self, tmp_path, corpus, name, damage):
         options = CorpusOptions(held_out_fraction=0.4)
         root = tmp_path / "cache"
-        first = build_or_open(root, corpus, CodePoints(), options)
+        first = build(root, corpus, CodePoints(), options)
         expected = first.train.tolist(), first.held_out.tolist()
         path = root / first.key / name
         content = bytearray(path.read_bytes())
@@ -218,7 +243,7 @@ class TestOpening:
         elif damage == "flipped":
             content[-20] ^= 1
             path.write_bytes(content)
-        again = build_or_open(root, corpus, CodePoints(), options)
+        again = build(root, corpus, CodePoints(), options)
         assert (again.train.tolist(), again.held_out.tolist()) == expected
         assert [entry.name for entry in root.iterdir()] == [first.key]
 
@@ -226,11 +251,12 @@ class TestOpening:
         with pytest.raises(Temporary, match="no token cache"):
             open_tokens(tmp_path, "0" * 64)
 
-    def test_progress_rises_to_the_bytes_of_the_corpus_and_may_stop_the_building(self, tmp_path, corpus, monkeypatch):
-        monkeypatch.setattr("herdsman_trainer.token_writer._BATCH_BYTES", 100)
+    def test_progress_rises_to_the_bytes_of_the_corpus_and_may_stop_the_building(self, tmp_path, corpus):
         seen = []
-        build_or_open(tmp_path / "c", corpus, CodePoints(), CorpusOptions(), lambda *counts: seen.append(counts))
-        assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+        with small_pieces(100):
+            build(tmp_path / "c", corpus, CodePoints(), CorpusOptions(), lambda *counts: seen.append(counts))
+        assert len(seen) > 4
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert {total for _, total in seen} == {sum(path.stat().st_size for path in corpus.iterdir())}
         assert 0 < seen[-1][0] <= seen[-1][1]
 
@@ -238,18 +264,19 @@ class TestOpening:
             raise Interrupted("asked to stop")
 
         with pytest.raises(Interrupted):
-            build_or_open(tmp_path / "d", corpus, CodePoints(), CorpusOptions(), stop)
-        assert list((tmp_path / "d").iterdir()) == []
+            build(tmp_path / "d", corpus, CodePoints(), CorpusOptions(), stop)
+        assert [path.suffix for path in (tmp_path / "d").iterdir()] == [".growing"], "the next attempt goes on with it"
 
     def test_a_file_that_changes_while_it_is_read_gives_no_cache(self, tmp_path, corpus):
         class Writer(CodePoints):
-            def encode_batch(self, texts):
+            def encode_flat(self, texts):
                 (corpus / "b.txt").write_text("changed")
-                return super().encode_batch(texts)
+                return super().encode_flat(texts)
 
         with pytest.raises(Temporary, match="changed while it was read"):
-            build_or_open(tmp_path / "cache", corpus, Writer(), CorpusOptions())
-        assert list((tmp_path / "cache").iterdir()) == []
+            build(tmp_path / "cache", corpus, Writer(), CorpusOptions())
+        assert list((tmp_path / "cache").glob("[!.]*")) == []
+        assert list((tmp_path / "cache").rglob("*journal*")) == [], "nobody goes on with it"
 
 
 class TestDirectories:

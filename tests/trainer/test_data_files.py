@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from data_pieces import small_pieces
 from herdsman_trainer import text_files
-from herdsman_trainer.corpora import ReadCounts, find_text_files, read_documents
+from herdsman_trainer.corpora import ReadCounts, find_text_files, lines_of, read_documents
+from herdsman_trainer.data import compression
+from herdsman_trainer.data.pieces import Place, TextPiece
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.json_records import read_json_records
+from herdsman_trainer.instruction_files import read_pieces
+from herdsman_trainer.json_records import read_lines
 
 
 def write(directory, files):
@@ -21,6 +25,14 @@ def write(directory, files):
 
 def texts(path, separator="Line", counts=None):
     return [document.text for document in read_documents(find_text_files(path), separator, counts)]
+
+
+def records_of(path):
+    for piece in read_pieces(path, Place()):
+        if isinstance(piece, TextPiece):
+            yield from read_lines(path, enumerate(lines_of(piece), piece.start.line))
+        else:
+            yield from piece.records
 
 
 def refusal(action):
@@ -71,9 +83,9 @@ class TestFinding:
         ("name", "message"),
         [
             ("missing", "does not exist"),
-            ("empty", "no *.txt or *.jsonl file; it is empty"),
+            ("empty", "no *.txt, *.jsonl or *.parquet file; it is empty"),
             ("other", "it holds a.csv, b.pdf"),
-            ("other/a.csv", "not a *.txt or *.jsonl file"),
+            ("other/a.csv", "not a *.txt, *.jsonl or *.parquet file"),
         ],
     )
     def test_nothing_to_read_is_refused_with_what_is_there(self, tmp_path, name, message):
@@ -150,9 +162,9 @@ class TestDocuments:
         ("line", "message"),
         [
             ('{"text": "cut', "Malformed JSON at line 2, column 10: unterminated string"),
-            ('{"content": "x", "id": 1}', 'Record 2: no key "text" (its keys: content, id)'),
-            ('{"text": 7}', 'Record 2: the key "text" is not a string'),
-            ('"text"', "Record 2 is not a JSON object"),
+            ('{"content": "x", "id": 1}', 'Line 2: no key "text" (its keys: content, id)'),
+            ('{"text": 7}', 'Line 2: the key "text" is not a string'),
+            ('"text"', "Line 2 is not a JSON object"),
             ('{"text": "half \\ud83d"}', "half of a surrogate pair"),
             ("[" * 100_000, "Malformed JSON at line 2"),
         ],
@@ -170,8 +182,8 @@ class TestDocuments:
 
     @pytest.mark.parametrize("separator", ["Line", "BlankLine"])
     def test_a_document_above_the_limit_is_refused_where_it_starts(self, tmp_path, monkeypatch, separator):
-        monkeypatch.setattr(text_files, "MAX_RECORD_BYTES", 100)
         monkeypatch.setattr("herdsman_trainer.corpora.MAX_RECORD_BYTES", 100)
+        monkeypatch.setattr("herdsman_trainer.data.pieces.MAX_RECORD_BYTES", 100)
         long = "x" * 101 if separator == "Line" else "y\n" * 101
         path = write(tmp_path, {"a.txt": f"one\n\n{long}\n"}) / "a.txt"
         error = refusal(lambda: texts(path, separator))
@@ -179,14 +191,15 @@ class TestDocuments:
         assert error.line == 3
 
     def test_reading_is_lazy(self, tmp_path):
-        path = write(tmp_path, {"a.txt": b"one\n\xff\n"}) / "a.txt"
-        assert next(read_documents([path], "Line")).text == "one"
+        path = write(tmp_path, {"a.txt": b"one\n" * 10 + b"\xff\n"}) / "a.txt"
+        with small_pieces(8):
+            assert next(read_documents([path], "Line")).text == "one"
 
 
 class TestJsonRecords:
     @pytest.fixture(params=[1, 7, 2**20], ids=lambda size: f"read in pieces of {size}")
     def _pieces(self, request, monkeypatch):
-        monkeypatch.setattr(text_files, "_CHUNK_BYTES", request.param)
+        monkeypatch.setattr(compression, "CHUNK_BYTES", request.param)
 
     @pytest.mark.usefixtures("_pieces")
     def test_an_array_and_lines_give_the_same_records(self, tmp_path):
@@ -198,8 +211,8 @@ class TestJsonRecords:
         }
         for name, content in contents.items():
             (tmp_path / name).write_text(content, encoding="utf-8")
-            assert [record.value for record in read_json_records(tmp_path / name)] == values
-        lines = [(r.number, r.line) for r in read_json_records(tmp_path / "indented")]
+            assert [record.value for record in records_of(tmp_path / name)] == values
+        lines = [(r.number, r.line) for r in records_of(tmp_path / "indented")]
         assert lines == [(1, 3), (2, 7), (3, 8)]
 
     @pytest.mark.usefixtures("_pieces")
@@ -219,7 +232,7 @@ class TestJsonRecords:
     )
     def test_malformed_json_is_refused_with_line_and_column(self, tmp_path, content, message, line):
         (tmp_path / "a.json").write_text(content)
-        error = refusal(lambda: list(read_json_records(tmp_path / "a.json")))
+        error = refusal(lambda: list(records_of(tmp_path / "a.json")))
         assert message in error.message
         assert (error.file, error.line) == (str(tmp_path / "a.json"), line)
         assert "one JSON array" in error.hint
@@ -227,19 +240,19 @@ class TestJsonRecords:
     @pytest.mark.usefixtures("_pieces")
     def test_bytes_that_are_not_utf_8_in_an_array_are_refused_with_line_and_byte(self, tmp_path):
         (tmp_path / "a.json").write_bytes('[{"a": "中"},\n{"a": "'.encode() + b'\xd6\xd0"}]')
-        error = refusal(lambda: list(read_json_records(tmp_path / "a.json")))
+        error = refusal(lambda: list(records_of(tmp_path / "a.json")))
         assert error.line == 2
         assert "byte 22 " in error.message
 
     def test_an_array_without_elements_has_no_records(self, tmp_path):
         (tmp_path / "a.json").write_text(" [ ] \n")
-        assert list(read_json_records(tmp_path / "a.json")) == []
+        assert list(records_of(tmp_path / "a.json")) == []
 
     def test_a_record_above_the_limit_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr("herdsman_trainer.json_records.MAX_RECORD_BYTES", 1000)
-        monkeypatch.setattr(text_files, "_CHUNK_BYTES", 64)
+        monkeypatch.setattr(compression, "CHUNK_BYTES", 64)
         (tmp_path / "a.json").write_text('[{"a": 1},\n{"a": "' + "x" * 2000 + '"}]')
-        error = refusal(lambda: list(read_json_records(tmp_path / "a.json")))
+        error = refusal(lambda: list(records_of(tmp_path / "a.json")))
         assert "longer than" in error.message
         assert error.line == 2
 

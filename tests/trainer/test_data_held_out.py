@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.held_out import settle_threshold, split_hash, split_threshold
+from herdsman_trainer.held_out import settle_threshold, split_hash, split_hashes, split_threshold
 
 TEXTS = st.lists(st.text(alphabet="abc中", min_size=1, max_size=3), min_size=1, max_size=30)
 FRACTIONS = st.floats(0, 0.5)
@@ -52,6 +52,12 @@ def test_white_space_around_a_text_does_not_change_its_side():
 
 def test_the_hash_stays_what_it_was_so_that_old_and_new_runs_hold_out_the_same():
     assert split_hash("白日依山尽") == 9397503960164410982
+
+
+def test_many_texts_have_the_hashes_that_they_have_alone():
+    texts = ["白日依山尽", "  a\t", "\u3000中\u3000", "", "x" * 1000]
+    assert split_hashes(texts, [text.encode() for text in texts]).tolist() == [split_hash(text) for text in texts]
+    assert split_hashes([], []).tolist() == []
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6, 5, float("nan")])

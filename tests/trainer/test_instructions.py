@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herdsman_trainer.batches import IGNORED, TrainingStream
+from herdsman_trainer.data.datasets import dataset_at
 from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.instruction_cache import (
     build_or_open_instructions,
@@ -16,7 +17,7 @@ from herdsman_trainer.instruction_cache import (
 )
 from herdsman_trainer.instruction_files import InstructionRecord, find_instruction_files, read_instructions
 from herdsman_trainer.instruction_set import InstructionCounts
-from herdsman_trainer.instructions import encode_records
+from herdsman_trainer.instructions import InstructionOptions, encode_records
 from herdsman_trainer.prompts import TEMPLATES
 from herdsman_trainer.sequence_order import GlobalBatch
 from herdsman_trainer.tokenizers import load_tokenizer
@@ -50,6 +51,19 @@ def dump(path, values):
     return path
 
 
+def encode(given, tokenizer, template, max_length, overlong, system=None):
+    return encode_records(given, tokenizer, InstructionOptions(template, max_length, overlong, system))
+
+
+def dataset_of(source):
+    return [dataset_at(source, find_instruction_files)]
+
+
+def build(root, source, tokenizer, template, max_length, overlong, workers=1):
+    options = InstructionOptions(template, max_length, overlong)
+    return build_or_open_instructions(root, dataset_of(source), tokenizer, options, workers=workers)
+
+
 def refusal(action):
     with pytest.raises(BadInput) as caught:
         action()
@@ -78,7 +92,7 @@ class TestReading:
         (tmp_path / "herdsman-artifact.json").write_text("{}")
         found = list(read_instructions(find_instruction_files(tmp_path)))
         assert [(r.prompt, r.file.name, r.number, r.line) for r in found] == [
-            ("1", "a.jsonl", 1, 2),
+            ("1", "a.jsonl", 2, 2),
             ("2", "b.json", 1, 2),
             ("3", "b.json", 2, 6),
         ]
@@ -106,7 +120,7 @@ class TestReading:
 
     def test_an_empty_directory_is_refused(self, tmp_path):
         error = refusal(lambda: find_instruction_files(tmp_path))
-        assert "no *.json or *.jsonl file; it is empty" in error.message
+        assert "no *.json, *.jsonl or *.parquet file; it is empty" in error.message
 
 
 class TestEncoding:
@@ -114,9 +128,7 @@ class TestEncoding:
     def test_a_sample_is_the_source_and_the_target_of_the_template(self, tokenizer, bpe, chatml, name):
         tok = {"llama-3": bpe, "chatml": chatml}.get(name, tokenizer)
         template = TEMPLATES[name]
-        samples = encode_records(
-            records(("Why?", "Because."), ("Add.\n1", "2")), tok, template, 512, "Fail", "Be brief."
-        )
+        samples = encode(records(("Why?", "Because."), ("Add.\n1", "2")), tok, template, 512, "Fail", "Be brief.")
         ids, source = samples.sample(0)
         assert ids[:source].tolist() == template.source_ids(tok, "Why?", "Be brief.")
         assert ids[source:].tolist() == template.target_ids(tok, "Because.")
@@ -126,34 +138,34 @@ class TestEncoding:
 
     def test_truncate_keeps_the_front_and_cuts_the_answer_with_its_end(self, tokenizer):
         pair = ("Why?", "The river rises in the hills and reaches the sea.")
-        whole, source = encode_records(records(pair), tokenizer, ALPACA, 512, "Fail").sample(0)
+        whole, source = encode(records(pair), tokenizer, ALPACA, 512, "Fail").sample(0)
         assert whole[-1] == tokenizer.eos_id
-        samples = encode_records(records(pair), tokenizer, ALPACA, len(whole) - 1, "Truncate")
+        samples = encode(records(pair), tokenizer, ALPACA, len(whole) - 1, "Truncate")
         ids, cut_source = samples.sample(0)
         assert ids.tolist() == whole[:-1].tolist()
         assert cut_source == source
         assert samples.counts == InstructionCounts(read=1, kept=1, truncated=1)
         assert samples.characters.tolist() == [len(pair[1])]
-        shorter = encode_records(records(pair), tokenizer, ALPACA, source + 3, "Truncate")
+        shorter = encode(records(pair), tokenizer, ALPACA, source + 3, "Truncate")
         assert shorter.sample(0)[0].tolist() == whole[: source + 3].tolist()
         assert 0 < shorter.characters[0] < len(pair[1])
 
     def test_a_sample_of_just_the_length_is_not_touched_by_any_policy(self, tokenizer):
         pair = ("Why?", "Because.")
-        length = len(encode_records(records(pair), tokenizer, ALPACA, 512, "Fail").ids)
+        length = len(encode(records(pair), tokenizer, ALPACA, 512, "Fail").ids)
         for policy in ("Truncate", "Drop", "Fail"):
-            samples = encode_records(records(pair), tokenizer, ALPACA, length, policy)
+            samples = encode(records(pair), tokenizer, ALPACA, length, policy)
             assert samples.counts == InstructionCounts(read=1, kept=1)
             assert samples.ids[-1] == tokenizer.eos_id
 
     def test_drop_leaves_long_samples_out(self, tokenizer):
         long = ("Why?", "because " * 100)
-        samples = encode_records(records(("Why?", "So."), long), tokenizer, ALPACA, 128, "Drop")
+        samples = encode(records(("Why?", "So."), long), tokenizer, ALPACA, 128, "Drop")
         assert samples.counts == InstructionCounts(read=2, kept=1, dropped_overlong=1)
 
     def test_fail_names_the_first_long_record_and_its_lengths(self, tokenizer):
         long = ("Why?", "because " * 100)
-        error = refusal(lambda: encode_records(records(("Why?", "So."), long), tokenizer, ALPACA, 128, "Fail"))
+        error = refusal(lambda: encode(records(("Why?", "So."), long), tokenizer, ALPACA, 128, "Fail"))
         source, target = len(ALPACA.source_ids(tokenizer, "Why?")), len(ALPACA.target_ids(tokenizer, long[1]))
         assert f"Record 2 has {source + target} tokens (prompt {source}, answer {target})" in error.message
         assert (error.file, error.line) == ("a.json", 2)
@@ -161,7 +173,7 @@ class TestEncoding:
 
     def test_samples_without_a_target_are_dropped_and_counted(self, tokenizer):
         given_records = records(("Why?", "So."), ("Why?", ""), ("Why?", " \n"), ("why " * 200, "So."), ("  ", "So."))
-        samples = encode_records(given_records, tokenizer, ALPACA, 128, "Truncate")
+        samples = encode(given_records, tokenizer, ALPACA, 128, "Truncate")
         assert samples.counts == InstructionCounts(
             read=5, kept=1, dropped_empty_instruction=1, dropped_empty_output=2, dropped_prompt_too_long=1
         )
@@ -173,7 +185,7 @@ class TestEncoding:
     def test_a_prompt_that_fills_the_length_leaves_no_target(self, tokenizer, room, kept):
         long = "Why do the farmers share the water?"
         length = len(ALPACA.source_ids(tokenizer, long)) + room
-        samples = encode_records(records(("?", "So."), (long, "So.")), tokenizer, ALPACA, length, "Truncate")
+        samples = encode(records(("?", "So."), (long, "So.")), tokenizer, ALPACA, length, "Truncate")
         assert samples.counts.kept == kept
         assert samples.counts.dropped_prompt_too_long == 2 - kept
 
@@ -185,14 +197,14 @@ class TestEncoding:
         ],
     )
     def test_nothing_left_is_refused_with_the_counts(self, tokenizer, pairs, message):
-        error = refusal(lambda: encode_records(records(*pairs), tokenizer, ALPACA, 128, "Truncate"))
+        error = refusal(lambda: encode(records(*pairs), tokenizer, ALPACA, 128, "Truncate"))
         assert message in error.message
         assert error.hint
 
     @pytest.mark.parametrize(("dropped", "warns"), [(0, False), (2, False), (3, True)])
     def test_more_than_a_fifth_dropped_or_cut_is_a_warning(self, tokenizer, dropped, warns):
         pairs = [("Why?", "")] * dropped + [("Why?", "So.")] * (10 - dropped)
-        counts = encode_records(records(*pairs), tokenizer, ALPACA, 512, "Truncate").counts
+        counts = encode(records(*pairs), tokenizer, ALPACA, 512, "Truncate").counts
         assert bool(counts.warning) == warns
         assert not warns or counts.warning == "3 of 10 records were dropped or cut: 3 dropped empty output."
 
@@ -203,7 +215,7 @@ class TestEncoding:
             def encode(self, text):
                 return [5, 100]
 
-        error = refusal(lambda: encode_records(records(("Why?", "So.")), Wrong(), ALPACA, 512, "Fail"))
+        error = refusal(lambda: encode(records(("Why?", "So.")), Wrong(), ALPACA, 512, "Fail"))
         assert "id 100 of record 1" in error.message
         assert error.line == 1
 
@@ -214,11 +226,11 @@ class TestEncoding:
         st.sampled_from(["Truncate", "Drop"]),
     )
     def test_every_record_is_accounted_for_and_no_sample_is_too_long(self, tokenizer, pairs, max_length, policy):
-        samples = encode_records(records(("Why?", "So."), *pairs), tokenizer, ALPACA, 400, policy)
+        samples = encode(records(("Why?", "So."), *pairs), tokenizer, ALPACA, 400, policy)
         assert samples.counts.read == len(pairs) + 1
         assert len(samples) == samples.counts.kept == samples.counts.read - samples.counts.dropped
         try:
-            samples = encode_records(records(*pairs), tokenizer, ALPACA, max_length, policy)
+            samples = encode(records(*pairs), tokenizer, ALPACA, max_length, policy)
         except BadInput as error:
             assert "No sample is left" in error.message  # noqa: PT017 - either outcome is right
             return
@@ -231,7 +243,7 @@ class TestEncoding:
 class TestBatches:
     @pytest.fixture(scope="class")
     def samples(self, tokenizer):
-        return encode_records(records(*((f"{n}?", "so " * n) for n in range(1, 21))), tokenizer, ALPACA, 512, "Fail")
+        return encode(records(*((f"{n}?", "so " * n) for n in range(1, 21))), tokenizer, ALPACA, 512, "Fail")
 
     def test_only_answers_have_labels_and_their_ends_are_no_text(self, samples, tokenizer):
         batch = samples.collate(np.array([3, 0, -1]))
@@ -276,25 +288,25 @@ class TestBatches:
 class TestSplit:
     def test_the_same_question_is_never_on_both_sides(self, tokenizer):
         pairs = [(f"Question {n % 10}?", f"Answer {n}.") for n in range(40)]
-        samples = encode_records(records(*pairs), tokenizer, ALPACA, 512, "Fail")
+        samples = encode(records(*pairs), tokenizer, ALPACA, 512, "Fail")
         train, held_out = samples.split(0.3)
         assert len(train) + len(held_out) == 40
         assert len(held_out) % 4 == 0
         assert 0 < len(held_out) < 40
         assert not set(train.hashes.tolist()) & set(held_out.hashes.tolist())
-        again = encode_records(records(*pairs[::-1]), tokenizer, ALPACA, 512, "Fail").split(0.3)[1]
+        again = encode(records(*pairs[::-1]), tokenizer, ALPACA, 512, "Fail").split(0.3)[1]
         assert set(again.hashes.tolist()) == set(held_out.hashes.tolist())
 
     def test_a_subset_collates_its_own_samples(self, tokenizer):
-        samples = encode_records(records(("1?", "one"), ("2?", "two"), ("3?", "three")), tokenizer, ALPACA, 512, "Fail")
+        samples = encode(records(("1?", "one"), ("2?", "two"), ("3?", "three")), tokenizer, ALPACA, 512, "Fail")
         part = samples.subset(np.array([False, True, True]))
         assert len(part) == 2
         assert part.sample(1)[0].tolist() == samples.sample(2)[0].tolist()
 
     def test_nothing_is_held_out_of_one_question_or_with_a_fraction_of_zero(self, tokenizer):
-        one = encode_records(records(("1?", "a"), ("1?", "b")), tokenizer, ALPACA, 512, "Fail")
+        one = encode(records(("1?", "a"), ("1?", "b")), tokenizer, ALPACA, 512, "Fail")
         assert [len(side) for side in one.split(0.5)] == [2, 0]
-        two = encode_records(records(("1?", "a"), ("2?", "b")), tokenizer, ALPACA, 512, "Fail")
+        two = encode(records(("1?", "a"), ("2?", "b")), tokenizer, ALPACA, 512, "Fail")
         assert [len(side) for side in two.split(0)] == [2, 0]
         assert [len(side) for side in two.split(1e-9)] == [1, 1]
 
@@ -307,26 +319,26 @@ class TestCache:
 
     def test_the_second_time_and_other_processes_get_the_same_samples(self, tmp_path, source, tokenizer):
         root = tmp_path / "cache"
-        encoded = encode_records(read_instructions([source / "a.json"]), tokenizer, ALPACA, 128, "Truncate")
-        first = build_or_open_instructions(root, source, tokenizer, ALPACA, 128, "Truncate")
-        second = build_or_open_instructions(root, source, tokenizer, ALPACA, 128, "Truncate")
+        encoded = encode(read_instructions([source / "a.json"]), tokenizer, ALPACA, 128, "Truncate")
+        first = build(root, source, tokenizer, ALPACA, 128, "Truncate")
+        second = build(root, source, tokenizer, ALPACA, 128, "Truncate")
         for each in (first, second, open_instructions(root, first.key)):
             assert [each.sample(i)[0].tolist() for i in range(len(each))] == [
                 encoded.sample(i)[0].tolist() for i in range(len(encoded))
             ]
-            assert each.counts == encoded.counts
+            assert (each.counts.read, each.counts.kept, each.counts.tokens) == (20, 19, len(each.ids))
             assert (each.pad_id, each.control_ids) == (encoded.pad_id, encoded.control_ids)
             assert (each.hashes == encoded.hashes).all()
         assert isinstance(first.ids, np.memmap)
 
     def test_a_damaged_cache_is_rebuilt(self, tmp_path, source, tokenizer):
-        first = build_or_open_instructions(tmp_path / "cache", source, tokenizer, ALPACA, 128, "Truncate")
+        first = build(tmp_path / "cache", source, tokenizer, ALPACA, 128, "Truncate")
         expected = first.ids.tolist()
-        path = tmp_path / "cache" / first.key / "ids.npy"
+        path = tmp_path / "cache" / first.key / "ids"
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content[:-4])
-        again = build_or_open_instructions(tmp_path / "cache", source, tokenizer, ALPACA, 128, "Truncate")
+        again = build(tmp_path / "cache", source, tokenizer, ALPACA, 128, "Truncate")
         assert again.ids.tolist() == expected
 
     @pytest.mark.parametrize(
@@ -342,8 +354,8 @@ class TestCache:
     )
     def test_each_option_and_each_content_changes_the_key(self, source, tokenizer, tmp_path, change):
         def key(template=ALPACA, max_length=100, overlong="Truncate", system=None, tok=tokenizer):
-            files = find_instruction_files(source)
-            return instruction_cache_key(source, files, tok, template, max_length, overlong, system)
+            options = InstructionOptions(template, max_length, overlong, system)
+            return instruction_cache_key(dataset_of(source), tok, options)
 
         before = key()
         assert key() == before
@@ -360,14 +372,14 @@ class TestCache:
                 return [*super().target_ids(tok, output), tok.eos_id]
 
         keys = {
-            instruction_cache_key(source, find_instruction_files(source), tokenizer, template, 100, "Drop")
+            instruction_cache_key(dataset_of(source), tokenizer, InstructionOptions(template, 100, "Drop"))
             for template in (ALPACA, Changed())
         }
         assert len(keys) == 2
 
     def test_a_refusal_names_the_dataset_and_leaves_no_cache(self, tmp_path, tokenizer):
         source = dump(tmp_path / "data" / "a.json", [{"instruction": "x", "output": ""}]).parent
-        error = refusal(lambda: build_or_open_instructions(tmp_path / "c", source, tokenizer, ALPACA, 128, "Truncate"))
+        error = refusal(lambda: build(tmp_path / "c", source, tokenizer, ALPACA, 128, "Truncate"))
         assert error.file == str(source)
         assert list((tmp_path / "c").iterdir()) == []
 

@@ -86,7 +86,8 @@ def test_the_training_finds_the_data_ready_and_ends_with_the_same_weights(home, 
     progress = check(config)
     assert (progress["activity"], progress["step"], progress["totalSteps"]) == ("inputs checked, data ready", 0, 6)
     there = {path.name for path in (home / "checked").iterdir()}
-    assert there == {".attempt-1", ".owner.json", "progress.json", "cache"}
+    told = {"data-report.json", "data-report.md", "dataset.json"}
+    assert there == {".attempt-1", ".owner.json", "progress.json", "cache", *told}
     cached = files_under(home / "checked" / "cache")
     assert any(path.name == "train.bin" for path in cached)
     monkeypatch.setattr(token_cache, "_tokenise", None)  # nothing is tokenised again
@@ -99,7 +100,7 @@ def test_a_tuning_finds_its_records_encoded(home, monkeypatch):
     train(build.sft_config(home, work="sft-straight"), sft)
     check(build.sft_config(home, work="sft-checked"), sft)
     cached = files_under(home / "sft-checked" / "cache")
-    monkeypatch.setattr(instruction_cache, "encode_records", None)
+    monkeypatch.setattr(instruction_cache.InstructionEncoder, "__call__", None)
     train(build.sft_config(home, work="sft-checked", attempt=2), sft)
     assert files_under(home / "sft-checked" / "cache") == cached
     assert_same_weights(home / "sft-checked", home / "sft-straight")
@@ -305,7 +306,7 @@ def test_too_little_space_is_a_fault_with_all_figures(home, tmp_path, monkeypatc
     monkeypatch.setattr(module, "free_bytes", lambda _path: room.needed)
     check(config)
     monkeypatch.setattr(module, "free_bytes", lambda _path: room.needed - 1)
-    monkeypatch.setattr(pretrain, "_tokens", None)  # asked before anything is tokenised
+    monkeypatch.setattr(pretrain, "_data", None)  # asked before anything is tokenised
     with pytest.raises(Temporary) as refused:
         check(config)
     assert (refused.value.reason, refused.value.file) == ("DiskFull", str(tmp_path / "work"))

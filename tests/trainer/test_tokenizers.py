@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import tiny
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.sentencepiece_flat import flat_encoder
 from herdsman_trainer.sentencepiece_proto import PieceType, append_pieces, as_control, read_pieces
 from herdsman_trainer.tokenizer_files import TOKENIZER_FILES, canonical_digest
 from herdsman_trainer.tokenizers import TextTokenizer, copy_tokenizer, load_tokenizer
@@ -66,6 +68,54 @@ def test_text_survives_and_never_becomes_a_control_id(name, loaded, text):
 def test_a_batch_is_its_texts_one_by_one(name, loaded):
     texts = ["", "The river 12345", " the  sea\n", *CONTROL_STRINGS, "河水", "\ud800 half a pair"]
     assert loaded[name].encode_batch(texts) == [loaded[name].encode(text) for text in texts]
+
+
+UTF8 = st.text(st.characters(codec="utf-8")) | st.sampled_from(["", *CONTROL_STRINGS, "河水", " a "])
+
+
+@pytest.mark.parametrize("name", [*BUILDERS, "padded"])
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(UTF8, max_size=12))
+def test_all_ids_in_one_array_are_those_of_the_texts_one_by_one(name, loaded, texts):
+    ids, lengths = loaded[name].encode_flat([text.encode() for text in texts])
+    one_by_one = [loaded[name].encode(text) for text in texts]
+    assert lengths.tolist() == [len(each) for each in one_by_one]
+    assert ids.tolist() == [index for each in one_by_one for index in each]
+
+
+def test_sentencepiece_is_read_by_its_promised_arrays_where_its_buffers_are_others(directories, monkeypatch):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(directories["sentencepiece"] / "tokenizer.model"))
+    texts = [b"The river", b"", b"<s> a", "河".encode()]
+    fast, expected = flat_encoder(processor), [part.tolist() for part in flat_encoder(processor)(texts)]
+    assert type(fast).__name__ == "_Buffers"
+
+    class Other:
+        """Another release, whose insides are not those we know."""
+
+        bos_id, is_control, encode = processor.bos_id, processor.is_control, processor.encode
+
+        class _processor:  # noqa: N801 - the library's name
+            @staticmethod
+            def _EncodeAsBufferBatch(_texts):  # noqa: N802
+                return []
+
+    slow = flat_encoder(Other())
+    assert type(slow).__name__ == "_Arrays"
+    assert [part.tolist() for part in slow(texts)] == expected
+    monkeypatch.setattr(fast, "_bos", 5)  # a piece that text becomes
+    assert [part.tolist() for part in fast(texts)] == expected
+    assert [part.tolist() for part in fast([])] == [[], []]
+
+
+@pytest.mark.parametrize("name", [*BUILDERS, "padded"])
+def test_a_tokenizer_reaches_another_process_as_it_is(name, loaded):
+    sent = pickle.loads(pickle.dumps(loaded[name]))
+    text = f"The river {' '.join(CONTROL_STRINGS)} 河水"
+    assert (sent.digest, sent.vocab_size, sent.encode(text)) == (
+        loaded[name].digest,
+        loaded[name].vocab_size,
+        loaded[name].encode(text),
+    )
 
 
 @pytest.mark.parametrize("name", [*BUILDERS, "padded"])

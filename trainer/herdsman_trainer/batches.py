@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from herdsman_trainer.sequence_order import GlobalBatch, Indices, SequenceOrder, evaluation_indices
+from herdsman_trainer.mixture import MixedOrder, Mixture
+from herdsman_trainer.sequence_order import GlobalBatch, Indices, Order, SequenceOrder, evaluation_indices
 
 IGNORED = -100
 """The label of a position without a target; the default ignore_index of torch's cross-entropy."""
@@ -90,11 +91,18 @@ class TrainingStream:
     micro-batches then. Otherwise a micro-batch is `batch.micro_sequences` sequences.
     """
 
-    def __init__(self, sequences: Sequences, batch: GlobalBatch, seed: int, micro_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        batch: GlobalBatch,
+        seed: int,
+        micro_tokens: int | None = None,
+        mixture: Mixture | None = None,
+    ) -> None:
         self.sequences = sequences
         self.batch = batch
         self.micro_tokens = micro_tokens
-        self._order = SequenceOrder(seed, len(sequences))
+        self._order: Order = SequenceOrder(seed, len(sequences)) if mixture is None else MixedOrder(seed, mixture)
 
     def micro_batches(self, step: int, rank: int = 0) -> Iterator[Batch | None]:
         """Yield the micro-batches of `rank` in `step` (from 0: the number of steps completed before).

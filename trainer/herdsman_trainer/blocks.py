@@ -7,7 +7,7 @@ import numpy as np
 from herdsman_trainer.batches import Batch, collate_rows
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.sequence_order import NO_SEQUENCE, Indices
-from herdsman_trainer.token_writer import TokenArray
+from herdsman_trainer.token_streams import TokenArray
 
 _NO_TOKENS = np.empty(0, np.int64)
 

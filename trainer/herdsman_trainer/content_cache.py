@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from herdsman_trainer.errors import Temporary
+from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.heartbeat import HEART
 
 _META = "meta.json"
 _LOCK = ".lock"
+_GROWING = ".growing"
 _CHUNK_BYTES = 8 * 2**20
 _log = logging.getLogger(__name__)
 
@@ -47,19 +48,23 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def build_or_open_entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> CacheEntry:
+def build_or_open_entry(
+    root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, resumable: bool = False
+) -> CacheEntry:
     """Return the entry `key`, after checking every byte of it, or after building it.
 
-    `build` writes files into the empty directory it is given and returns the facts to keep beside them, as JSON
-    values. The files are flushed to disk before the directory gets its name, so a half-written entry is never seen;
-    of two writers the second finds the entry of the first. Raises Temporary (DiskFull) when there is no space.
+    `build` writes files into the directory it is given and returns the facts to keep beside them, as JSON values. The
+    directory is empty, or, where the work is `resumable`, holds what a build of the same key has left that was stopped
+    or killed. Files whose names begin with a dot are scratch and not part of the entry. The files are flushed to disk
+    before the directory gets its name, so a half-written entry is never seen; of two writers the second finds the entry
+    of the first. Raises Temporary (DiskFull) when there is no space.
     """
     root.mkdir(parents=True, exist_ok=True)
     entry = open_entry(root, key, check_content=True)
     if entry is not None:
         return entry
-    _remove_abandoned(root)
-    with _disk_full(root), _private_directory(root, key) as private:
+    _remove_abandoned(root, key)
+    with _disk_full(root), _directory(root, key, resumable=resumable) as private:
         facts = build(private)
         _write_meta(private, key, facts)
         _publish(private, root / key)
@@ -99,6 +104,35 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
 
 
 @contextmanager
+def _directory(root: Path, key: str, *, resumable: bool) -> Iterator[Path]:
+    """Make a directory for one writer, or take up what another one has left of the same work."""
+    left = _taken_up(root, key) if resumable else None
+    if left is None:  # whoever works on it lives, or nobody can tell
+        with _private_directory(root, key) as private:
+            yield private
+        return
+    growing, lock = left
+    with lock:
+        try:
+            yield growing
+        except BadInput:
+            shutil.rmtree(growing, ignore_errors=True)
+            raise
+
+
+def _taken_up(root: Path, key: str) -> tuple[Path, BinaryIO] | None:
+    growing = root / f".{key[:32]}{_GROWING}"
+    growing.mkdir(exist_ok=True)
+    lock = (growing / _LOCK).open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return growing, lock
+
+
+@contextmanager
 def _private_directory(root: Path, key: str) -> Iterator[Path]:
     """Make a directory for one writer; its lock tells the others whether the writer lives, even after a kill."""
     private, lock = _locked_directory(root, key)
@@ -126,8 +160,10 @@ def _locked_directory(root: Path, key: str) -> tuple[Path, BinaryIO]:
         lock.close()
 
 
-def _remove_abandoned(root: Path) -> None:
-    for private in root.glob(".*.tmp"):
+def _remove_abandoned(root: Path, key: str) -> None:
+    """Remove what killed writers have left, but for work on this key that can be gone on with."""
+    growing = {path for path in root.glob(f".*{_GROWING}") if path.name != f".{key[:32]}{_GROWING}"}
+    for private in {*root.glob(".*.tmp"), *growing}:
         try:
             with (private / _LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +173,7 @@ def _remove_abandoned(root: Path) -> None:
 
 
 def _write_meta(directory: Path, key: str, facts: dict[str, Any]) -> None:
-    names = sorted(entry.name for entry in os.scandir(directory) if entry.name != _LOCK)
+    names = sorted(entry.name for entry in os.scandir(directory) if not entry.name.startswith("."))
     files = {
         name: {"bytes": (directory / name).stat().st_size, "sha256": file_sha256(directory / name)} for name in names
     }
@@ -150,7 +186,8 @@ def _write_meta(directory: Path, key: str, facts: dict[str, Any]) -> None:
 
 def _publish(private: Path, target: Path) -> None:
     """Give the finished directory its name; a sound entry of another writer stays, a damaged one goes."""
-    (private / _LOCK).unlink()
+    for scratch in private.glob(".*"):
+        scratch.unlink()
     _flush(private)
     if target.is_dir() and open_entry(target.parent, target.name, check_content=True) is None:
         damaged = target.with_name(f".{target.name[:16]}-{secrets.token_hex(6)}.damaged")

@@ -14,7 +14,7 @@ from herdsman_trainer.errors import Interrupted
 from herdsman_trainer.heartbeat import HEART
 
 if TYPE_CHECKING:
-    from herdsman_trainer.token_writer import TokenArray
+    from herdsman_trainer.token_streams import TokenArray
     from herdsman_trainer.tokenizers import TextTokenizer
 
 

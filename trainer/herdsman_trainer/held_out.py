@@ -1,6 +1,10 @@
 """The held-out split: decided by each text alone, so it is the same on all ranks, in all stages, for all tokenizers."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
 
 from herdsman_trainer.errors import BadInput
 
@@ -11,6 +15,14 @@ _RANGE = 2**64
 def split_hash(text: str) -> int:
     """Return the 64-bit number that decides the side of `text`; white space around the text does not matter."""
     return int.from_bytes(blake2b(text.strip().encode(), digest_size=8, key=_KEY).digest(), "little")
+
+
+def split_hashes(texts: Sequence[str], utf8: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """Return the split hash of each text, given as text and as UTF-8; it is also by what equal texts are found."""
+    stripped = map(str.strip, texts)  # is the text itself where there is nothing to strip
+    content = [raw if bare is text else bare.encode() for bare, text, raw in zip(stripped, texts, utf8, strict=True)]
+    digests = b"".join([blake2b(raw, digest_size=8, key=_KEY).digest() for raw in content])
+    return np.frombuffer(digests, "<u8")
 
 
 def split_threshold(fraction: float) -> int:

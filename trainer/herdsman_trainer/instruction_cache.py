@@ -2,93 +2,85 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from herdsman_trainer.content_cache import CacheEntry, build_or_open_entry, content_key, file_sha256, open_entry
-from herdsman_trainer.errors import BadInput, Temporary
-from herdsman_trainer.instruction_files import find_instruction_files, read_instructions
+from herdsman_trainer.content_cache import CacheEntry, build_or_open_entry, content_key, open_entry
+from herdsman_trainer.data.assembly import Progress, Reader
+from herdsman_trainer.data.datasets import Dataset
+from herdsman_trainer.data.growing import GrowingFiles
+from herdsman_trainer.errors import Temporary
+from herdsman_trainer.instruction_assembly import COLUMNS, GROWING, IDS, SampleAssembly
+from herdsman_trainer.instruction_files import read_pieces
 from herdsman_trainer.instruction_set import InstructionCounts, InstructionSet
-from herdsman_trainer.instructions import Overlong, encode_records
-from herdsman_trainer.prompts import PromptTemplate
-from herdsman_trainer.text_files import file_stamps, relative_name
+from herdsman_trainer.instructions import InstructionEncoder, InstructionOptions, nothing_left, pad_id
+from herdsman_trainer.token_streams import token_dtype
 from herdsman_trainer.tokenizers import TextTokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same inputs would give other samples; part of the key."""
 
-_ARRAYS = ("ids", "starts", "lengths", "source_lengths", "characters", "hashes")
 
-
-def instruction_cache_key(
-    source: Path,
-    files: Sequence[Path],
-    tokenizer: TextTokenizer,
-    template: PromptTemplate,
-    max_length: int,
-    overlong: Overlong,
-    system: str | None = None,
-) -> str:
+def instruction_cache_key(datasets: Sequence[Dataset], tokenizer: TextTokenizer, options: InstructionOptions) -> str:
     """Return the key: a digest over names and contents of the files, the tokenizer, the template and the options.
 
     The ids that the template makes of a fixed record are part of it, so a template that changes changes the key.
     """
-    contents = sorted((relative_name(path, source), file_sha256(path)) for path in files)
+    template = options.template
     return content_key(
         {
             "format": FORMAT,
-            "files": contents,
+            "datasets": [dataset.contents for dataset in datasets],
             "tokenizer": tokenizer.digest,
             "vocabSize": tokenizer.vocab_size,
             "padId": tokenizer.pad_id,
             "template": template.name,
-            "source": template.source_ids(tokenizer, "a", system),
+            "source": template.source_ids(tokenizer, "a", options.system),
             "target": template.target_ids(tokenizer, "b"),
-            "system": system,
-            "maxLength": max_length,
-            "overlong": overlong,
+            "system": options.system,
+            "maxLength": options.max_length,
+            "overlong": options.overlong,
+            "duplicates": options.duplicates,
         }
     )
 
 
 def build_or_open_instructions(
     root: Path,
-    source: Path,
+    datasets: Sequence[Dataset],
     tokenizer: TextTokenizer,
-    template: PromptTemplate,
-    max_length: int,
-    overlong: Overlong,
-    system: str | None = None,
+    options: InstructionOptions,
+    progress: Progress | None = None,
+    workers: int | None = None,
 ) -> InstructionSet:
-    """Return the samples of the records under `source`, from `root`/<key> if a sound cache is there, else encoded.
+    """Return the samples of the datasets' records, from `root`/<key> if a sound cache is there, else encoded.
 
-    For one process; the others call `open_instructions` with its key behind a barrier. The held-out split is not part
-    of the cache: `InstructionSet.split` makes it.
+    For one process; the others call `open_instructions` with its key behind a barrier. Workers, a kill and memory are
+    as for `token_cache.build_or_open`. The held-out split is not part of the cache: `InstructionSet.split` makes it.
     """
-    files = find_instruction_files(source)
-    before = file_stamps(files)
-    key = instruction_cache_key(source, files, tokenizer, template, max_length, overlong, system)
+    reader = Reader(datasets, read_pieces, InstructionEncoder(tokenizer, options), workers)
 
     def build(directory: Path) -> dict[str, Any]:
-        try:
-            samples = encode_records(read_instructions(files), tokenizer, template, max_length, overlong, system)
-        except BadInput as error:
-            error.file = error.file or str(source)
-            raise
-        if file_stamps(files) != before:
-            raise Temporary("A dataset file changed while it was read.", file=str(source), hint="Write datasets once.")
-        for name in _ARRAYS:
-            np.save(directory / f"{name}.npy", getattr(samples, name), allow_pickle=False)
+        with GrowingFiles(directory, GROWING, reader.header) as files:
+            made = SampleAssembly(directory, files, len(datasets), options.duplicates)
+            reader.read_into(made, files, progress)
+        if not any(counts.kept for counts in made.counts):
+            error = nothing_left(reduce(add, made.counts), options.max_length)
+            error.file = str(datasets[0].source)
+            raise error
         return {
-            "padId": samples.pad_id,
-            "controlIds": sorted(samples.control_ids),
-            "counts": asdict(samples.counts),
-            "files": [relative_name(path, source) for path in files],
+            "padId": pad_id(tokenizer),
+            "controlIds": sorted(options.template.stop_ids(tokenizer)),
+            "vocabSize": tokenizer.vocab_size,
+            "datasets": [asdict(counts) for counts in made.counts],
         }
 
-    return _opened(build_or_open_entry(root, key, build))
+    key = instruction_cache_key(datasets, tokenizer, options)
+    return _opened(build_or_open_entry(root, key, build, resumable=True))
 
 
 def open_instructions(root: Path, key: str) -> InstructionSet:
@@ -102,14 +94,20 @@ def open_instructions(root: Path, key: str) -> InstructionSet:
 
 
 def _opened(entry: CacheEntry) -> InstructionSet:
-    arrays = {
-        name: np.load(entry.directory / f"{name}.npy", mmap_mode="r" if name == "ids" else None, allow_pickle=False)
-        for name in _ARRAYS
-    }
+    facts = entry.facts
+    columns = {name: np.fromfile(entry.directory / name, dtype) for name, dtype in COLUMNS.items()}
+    lengths = columns["lengths"].astype(np.int64)
+    counts = tuple(InstructionCounts(**each) for each in facts["datasets"])
     return InstructionSet(
-        **arrays,
-        pad_id=entry.facts["padId"],
-        control_ids=frozenset(entry.facts["controlIds"]),
-        counts=InstructionCounts(**entry.facts["counts"]),
+        ids=np.memmap(entry.directory / IDS, token_dtype(facts["vocabSize"]), mode="r"),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        source_lengths=columns["source_lengths"].astype(np.int64),
+        characters=columns["characters"].astype(np.int64),
+        hashes=columns["hashes"],
+        datasets=np.repeat(np.arange(len(counts), dtype=np.uint16), [each.kept for each in counts]),
+        pad_id=facts["padId"],
+        control_ids=frozenset(facts["controlIds"]),
+        counts_of=counts,
         key=entry.key,
     )

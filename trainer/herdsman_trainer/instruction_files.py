@@ -1,14 +1,17 @@
-"""Instruction records of *.json and *.jsonl files: an instruction, an optional input, an output."""
+"""Instruction records of *.json, *.jsonl and *.parquet files: an instruction, an optional input, an output."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from herdsman_trainer.corpora import lines_of
+from herdsman_trainer.data.pieces import Piece, Place, TextPiece, pieces_of
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.json_records import JsonRecord, read_json_records
+from herdsman_trainer.json_records import Record, read_lines
 from herdsman_trainer.text_files import find_files, not_text
 
-SUFFIXES = (".json", ".jsonl")
+SUFFIXES = (".json", ".jsonl", ".parquet")
+COLUMNS = ("instruction", "input", "output")
 _SHAPE = 'A record is {"instruction": "...", "input": "...", "output": "..."}; "input" may be left out.'
 
 
@@ -20,39 +23,63 @@ class InstructionRecord(NamedTuple):
     file: Path
     number: int
     line: int
+    what: str = "Record"
+
+    @property
+    def title(self) -> str:
+        """What messages call it: Record 3, or Line 7."""
+        return f"{self.what} {self.number}"
 
 
 def find_instruction_files(source: Path) -> list[Path]:
-    """Return the *.json and *.jsonl files under `source`, sorted by relative name (see `find_files`)."""
+    """Return the files of records under `source`, sorted by relative name (see `find_files`)."""
     return find_files(source, SUFFIXES)
 
 
+def read_pieces(path: Path, start: Place) -> Iterator[Piece]:
+    """Yield the pieces of a file of records from a place on."""
+    return pieces_of(path, COLUMNS, start)
+
+
 def read_instructions(files: Sequence[Path]) -> Iterator[InstructionRecord]:
-    """Yield the records of `files` in order; memory is a few mebibytes and one record.
+    """Yield the records of `files` in order; memory is one piece of a file.
 
     Other columns are ignored. BadInput names file, record and line of a missing key or of a value that is no string.
     """
     for path in files:
-        for record in read_json_records(path):
-            instruction = _string(record, "instruction")
-            extra = _string(record, "input") if record.value.get("input") is not None else ""
-            prompt = f"{instruction}\n{extra}" if extra else instruction
-            yield InstructionRecord(prompt, _string(record, "output"), path, record.number, record.line)
+        for piece in read_pieces(path, Place()):
+            yield from instructions_of(piece)
 
 
-def _string(record: JsonRecord, key: str) -> str:
+def instructions_of(piece: Piece) -> Iterator[InstructionRecord]:
+    """Yield the records of a piece."""
+    if isinstance(piece, TextPiece):
+        records = read_lines(piece.file, enumerate(lines_of(piece), piece.start.line))
+    else:
+        records = iter(piece.records)
+    for record in records:
+        instruction = _string(record, "instruction")
+        extra = _string(record, "input") if record.value.get("input") is not None else ""
+        prompt = f"{instruction}\n{extra}" if extra else instruction
+        output = _string(record, "output")
+        yield InstructionRecord(prompt, output, record.file, record.number, record.line, record.what)
+
+
+def _string(record: Record, key: str) -> str:
     value = record.value.get(key)
+    if value is None and record.what == "Row":
+        return ""
     if not isinstance(value, str):
         if key not in record.value:
             keys = ", ".join(sorted(record.value)[:8]) or "none"
             what = f'no key "{key}" (its keys: {keys})'
         else:
             what = f'the key "{key}" is {_json_type(value)}, not a string'
-        raise BadInput(f"Record {record.number}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
+        raise BadInput(f"{record.title}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise not_text(record.file, record.line, f'The "{key}" of record {record.number}') from error
+        raise not_text(record.file, record.line, f'The "{key}" of {record.title.lower()}') from error
     return value
 
 

@@ -1,6 +1,8 @@
 """Encoded instruction samples, what became of the records, and their held-out split."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from herdsman_trainer.held_out import settle_threshold, split_threshold
 from herdsman_trainer.sequence_order import NO_SEQUENCE, Indices
 
 _MANY = 0.2
+_NO_LOSSES = ("read", "kept", "duplicates", "tokens", "text_characters")
 
 
 @dataclass(slots=True)
@@ -27,6 +30,18 @@ class InstructionCounts:
     """The prompt alone filled the length, so that nothing of the answer was left."""
     dropped_overlong: int = 0
     """Dropped by the policy Drop."""
+    dropped_duplicate: int = 0
+    """The same prompt with the same answer again, where duplicates are dropped."""
+    duplicates: int = 0
+    """Samples that were met before, dropped or not."""
+    tokens: int = 0
+    """Of the samples that were kept, prompts and answers."""
+    text_characters: int = 0
+    """Characters of their prompts and answers, as far as they were kept and without what the template adds."""
+
+    def __add__(self, other: "InstructionCounts") -> "InstructionCounts":
+        """Return what became of the records of both."""
+        return InstructionCounts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
     @property
     def dropped_no_target(self) -> int:
@@ -39,6 +54,17 @@ class InstructionCounts:
         return self.read - self.kept
 
     @property
+    def reasons(self) -> dict[str, int]:
+        """How many were dropped, by reason."""
+        return {
+            "empty instruction": self.dropped_empty_instruction,
+            "empty output": self.dropped_empty_output,
+            "prompt too long": self.dropped_prompt_too_long,
+            "too long": self.dropped_overlong,
+            "duplicate": self.dropped_duplicate,
+        }
+
+    @property
     def warning(self) -> str | None:
         """A sentence where more than a fifth of the records was dropped or cut, else None."""
         if self.dropped + self.truncated <= _MANY * self.read:
@@ -46,9 +72,7 @@ class InstructionCounts:
         return f"{self.dropped + self.truncated} of {self.read} records were dropped or cut: {self}."
 
     def __str__(self) -> str:
-        figures = {
-            name.replace("_", " "): number for name, number in asdict(self).items() if name not in ("read", "kept")
-        }
+        figures = {name.replace("_", " "): number for name, number in asdict(self).items() if name not in _NO_LOSSES}
         return ", ".join(f"{number} {name}" for name, number in figures.items() if number) or "none dropped or cut"
 
 
@@ -65,14 +89,27 @@ class InstructionSet:
     """Characters of the answer, as far as it was kept."""
     hashes: npt.NDArray[np.uint64]
     """The split hash of the prompt: the same question is never on both sides."""
+    datasets: npt.NDArray[np.uint16]
+    """The dataset of each sample, in rising order."""
     pad_id: int
     control_ids: frozenset[int]
-    counts: InstructionCounts
+    counts_of: tuple[InstructionCounts, ...]
+    """What became of the records of each dataset."""
     key: str = ""
     """The key in the cache, where it comes from there."""
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def counts(self) -> InstructionCounts:
+        """What became of all records."""
+        return reduce(add, self.counts_of)
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Where the samples of each dataset begin, and where the last ones end."""
+        return tuple(int(place) for place in np.searchsorted(self.datasets, range(len(self.counts_of) + 1)))
 
     def sample(self, index: int) -> tuple[Ids, int]:
         """Return the ids of a sample and how many of them are the prompt."""
@@ -81,7 +118,7 @@ class InstructionSet:
 
     def subset(self, indices: npt.NDArray[Any]) -> "InstructionSet":
         """Return the samples at `indices` (numbers or a mask), over the same ids."""
-        per_sample = ("starts", "lengths", "source_lengths", "characters", "hashes")
+        per_sample = ("starts", "lengths", "source_lengths", "characters", "hashes", "datasets")
         return replace(self, **{name: getattr(self, name)[indices] for name in per_sample})
 
     def split(self, fraction: float) -> tuple["InstructionSet", "InstructionSet"]:

@@ -1,13 +1,13 @@
-"""JSON objects of a file, one at a time: an array of objects, or one object a line."""
+"""JSON objects: of an array, read as a stream, or one a line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.text_files import MAX_RECORD_BYTES, read_characters, read_lines, too_long
+from herdsman_trainer.text_files import MAX_RECORD_BYTES, read_characters, too_long
 
 _SHAPE = "The file must be one JSON array of objects, or one JSON object a line."
 _BLANK = " \t\r\n"
@@ -16,44 +16,47 @@ _LONGEST_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
-class JsonRecord:
-    """One object: its place in the file (number and line, both from 1) and its value."""
+class Record:
+    """One object: its place in the file, counted from 1, and its value."""
 
     file: Path
+    what: Literal["Record", "Line", "Row"]
+    """How places of this file are counted: elements of an array, lines, or rows of a table."""
     number: int
     line: int
+    """The line where it begins; the row, where there are no lines."""
     value: dict[str, Any]
 
-
-def read_json_records(path: Path) -> Iterator[JsonRecord]:
-    """Yield the objects of `path` in order; memory is a few mebibytes and one record.
-
-    The first character decides between an array and lines, not the file's suffix. Blank lines are skipped.
-    BadInput names the file, the line and the column of what is malformed, or the record that is no object.
-    """
-    return _read_array(path) if _is_array(path) else _read_json_lines(path)
+    @property
+    def title(self) -> str:
+        """What messages call it: Record 3, or Line 7."""
+        return f"{self.what} {self.number}"
 
 
-def _is_array(path: Path) -> bool:
+def is_array(path: Path) -> bool:
+    """Whether the file holds an array: its first character decides, not its suffix."""
     return next((text.lstrip(_BLANK)[0] for text in read_characters(path) if text.strip(_BLANK)), "") == "["
 
 
-def _read_json_lines(path: Path) -> Iterator[JsonRecord]:
-    number = 0
-    for line, text in read_lines(path):
+def read_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    """Yield the objects of numbered lines; blank ones are skipped. BadInput names the line and the column."""
+    for line, text in lines:
         if not text.strip():
             continue
-        number += 1
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise _malformed(path, line, error.colno, error.msg) from error
         except (ValueError, RecursionError) as error:
             raise _malformed(path, line, 1, str(error)) from error
-        yield _record(path, number, line, value)
+        yield _record(path, "Line", line, line, value)
 
 
-def _read_array(path: Path) -> Iterator[JsonRecord]:
+def read_array(path: Path) -> Iterator[Record]:
+    """Yield the objects of an array in order; memory is a few mebibytes and one record.
+
+    BadInput names the line and the column of what is malformed, or the record that is no object.
+    """
     text = _Window(path)
     text.next_character()
     text.advance(text.at + 1)  # the opening bracket
@@ -63,7 +66,7 @@ def _read_array(path: Path) -> Iterator[JsonRecord]:
             number += 1
             text.next_character()
             line = text.line
-            yield _record(path, number, line, text.take_value())
+            yield _record(path, "Record", number, line, text.take_value())
             separator = text.next_character()
             if separator == "]":
                 break
@@ -136,10 +139,10 @@ class _Window:
         return bool(chunk)
 
 
-def _record(path: Path, number: int, line: int, value: Any) -> JsonRecord:
+def _record(path: Path, what: Literal["Record", "Line"], number: int, line: int, value: Any) -> Record:
     if not isinstance(value, dict):
-        raise BadInput(f"Record {number} is not a JSON object.", file=str(path), line=line, hint=_SHAPE)
-    return JsonRecord(path, number, line, value)
+        raise BadInput(f"{what} {number} is not a JSON object.", file=str(path), line=line, hint=_SHAPE)
+    return Record(path, what, number, line, value)
 
 
 def _malformed(path: Path, line: int, column: int, what: str) -> BadInput:

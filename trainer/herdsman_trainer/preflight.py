@@ -19,7 +19,8 @@ from herdsman_trainer.errors import Temporary
 from herdsman_trainer.free_space import ARTIFACT_MARGIN, free_bytes, size_text
 from herdsman_trainer.lora import TrainedModel
 from herdsman_trainer.run_context import RunContext
-from herdsman_trainer.sequence_order import GlobalBatch, total_steps
+from herdsman_trainer.sequence_order import GlobalBatch
+from herdsman_trainer.step_budget import planned_steps
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
 from herdsman_trainer.trackers import check_libraries
 from herdsman_trainer.training_inputs import (
@@ -76,7 +77,7 @@ def prepare(config: TrainingJob, context: RunContext, data_of: DataOf) -> None:
     data = data_of(inputs, tokenizer)
 
     recipe = config.recipe
-    steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
+    steps = planned_steps(recipe, data.train, batch.sequences, data.mixture)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
     check_held_out(config, data)
     checkpoint = CheckpointStore(

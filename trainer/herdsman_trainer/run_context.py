@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from herdsman.api.job_config import FileDigest, RunConfig
-from herdsman.api.v1alpha1.status import Artifact, CheckpointStatus
+from herdsman.api.v1alpha1.status import Artifact, CheckpointStatus, DataFigures
 from herdsman_trainer.artifacts import draft_artifact, publish_artifact, published_artifact, take_up_draft
 from herdsman_trainer.endpoints import Endpoints
 from herdsman_trainer.errors import Interrupted
@@ -98,6 +98,7 @@ class RunContext:
         tokens_per_second: float | None = None,
         loss_curve: str | None = None,
         metrics: Mapping[str, float | str] | None = None,
+        data: DataFigures | None = None,
     ) -> None:
         """Say how far the work is; None changes nothing. Written once a second at most, a new activity at once.
 
@@ -107,7 +108,7 @@ class RunContext:
         HEART.beat(activity=activity, step=step)
         figures = dict(metrics or {})
         changes: dict[str, Any] = {"activity": activity[:128] if activity else None, "step": step}
-        changes |= {"total_steps": total_steps, "loss_curve": loss_curve}
+        changes |= {"total_steps": total_steps, "loss_curve": loss_curve, "data": data}
         if tokens_per_second is not None:
             changes["tokens_per_second"] = round(tokens_per_second)
             self._gauges.set({"tokens_per_second": tokens_per_second})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,20 @@ NO_SEQUENCE = -1
 """Stands for an empty row, where ranks must make equally many forward passes over unequally many sequences."""
 
 
-def order(seed: int, epoch: int, count: int) -> Indices:
-    """Return the permutation of `count` sequences for one epoch.
+class Order(Protocol):
+    """An endless stream of sequences."""
+
+    def at(self, positions: Indices) -> Indices:
+        """Return the sequence at each stream position, in the shape of `positions`."""
+        ...
+
+
+def order(seed: int, epoch: int, count: int, part: int | None = None) -> Indices:
+    """Return the permutation of `count` sequences for one epoch; parts of a mixture have permutations of their own.
 
     NumPy promises this generator's stream for all its versions (RandomState), which a resumed run relies on.
     """
-    words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, epoch]
+    words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, epoch, *([] if part is None else [part])]
     return np.random.RandomState(words).permutation(count).astype(np.int64, copy=False)
 
 
@@ -76,9 +85,10 @@ class SequenceOrder:
     A global batch at the end of an epoch goes on into the next one: nothing is dropped and nothing is padded.
     """
 
-    def __init__(self, seed: int, count: int) -> None:
+    def __init__(self, seed: int, count: int, part: int | None = None) -> None:
         self.seed = seed
         self.count = count
+        self.part = part
         self._epochs: dict[int, Indices] = {}
 
     def at(self, positions: Indices) -> Indices:
@@ -94,7 +104,7 @@ class SequenceOrder:
 
     def _epoch(self, epoch: int) -> Indices:
         known = self._epochs.get(epoch)
-        return order(self.seed, epoch, self.count) if known is None else known
+        return order(self.seed, epoch, self.count, self.part) if known is None else known
 
 
 def total_steps(count: int, global_sequences: int, *, epochs: float = 1.0, max_steps: int | None = None) -> int:

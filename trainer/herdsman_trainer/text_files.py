@@ -4,31 +4,32 @@ import codecs
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from herdsman.api.job_config import MANIFEST_NAME
+from herdsman_trainer.data.compression import COMPRESSIONS, read_chunks, unpacked_name
 from herdsman_trainer.errors import BadInput
 
 MAX_RECORD_BYTES = 16 * 2**20
 """The longest line, document or record that is read; it bounds the memory of everything that reads text."""
 
-_CHUNK_BYTES = 2**20
-_UTF8_BOM = codecs.BOM_UTF8
-_UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CONVERT = "Convert the file to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD > NEW."
 
 
 def find_files(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files under `source` that end in one of `suffixes`, sorted by their name relative to it.
 
-    Sub-directories are searched; hidden files and directories (a leading dot) and an artifact's manifest are not. A
-    symbolic link may point anywhere inside `source`, so that a mounted ConfigMap works, and is refused where it leads
-    out. `source` may also be one file. Raises BadInput when there is nothing to read.
+    A suffix of a compression may follow. Sub-directories are searched; hidden files and directories (a leading dot) and
+    an artifact's manifest are not. A symbolic link may point anywhere inside `source`, so that a mounted ConfigMap
+    works, and is refused where it leads out. `source` may also be one file. Raises BadInput when there is nothing to
+    read.
     """
-    wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
+    wanted = wanted_files(suffixes)
     if source.is_file():
-        if source.suffix.lower() not in suffixes:
+        if not ends_in(source.name, suffixes):
             raise BadInput(f"The dataset is not a {wanted} file.", file=str(source), hint=f"Name a {wanted} file.")
+        _refuse_packed_parquet(source)
         return [source]
     if not source.is_dir():
         raise BadInput(
@@ -44,7 +45,7 @@ def find_files(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
         raise BadInput(
             f"The dataset directory has no {wanted} file; {holds}.",
             file=str(source),
-            hint=f"Put {wanted} files there, or correct the dataset's path.",
+            hint=f"Put {wanted} files there (text may be packed: {', '.join(COMPRESSIONS)}), or correct the path.",
         )
     return sorted(found, key=lambda path: relative_name(path, source))
 
@@ -59,6 +60,23 @@ def file_stamps(files: Sequence[Path]) -> list[tuple[int, int, int]]:
     return [(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in files)]
 
 
+def wanted_files(suffixes: tuple[str, ...]) -> str:
+    """Return the suffixes as a sentence names them: *.txt, *.jsonl or *.parquet."""
+    *first, last = [f"*{suffix}" for suffix in suffixes]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def ends_in(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file's name, without the suffix of a compression, ends in one of `suffixes`."""
+    return unpacked_name(name).lower().endswith(suffixes)
+
+
+def _refuse_packed_parquet(path: Path) -> None:
+    if path.suffix.lower() in COMPRESSIONS and unpacked_name(path.name).lower().endswith(".parquet"):
+        hint = "Unpack it; Parquet files are compressed on the inside."
+        raise BadInput("A Parquet file cannot be read inside of an archive.", file=str(path), hint=hint)
+
+
 def _search(directory: Path, root: Path, suffixes: tuple[str, ...], visited: set[Path], found: list[Path]) -> None:
     real = directory.resolve()
     if real in visited:  # a linked directory that was read under another name, or a loop
@@ -66,7 +84,7 @@ def _search(directory: Path, root: Path, suffixes: tuple[str, ...], visited: set
     visited.add(real)
     for name in sorted(entry.name for entry in os.scandir(directory)):
         path = directory / name
-        wanted = path.suffix.lower() in suffixes
+        wanted = ends_in(name, suffixes)
         if name.startswith(".") or name == MANIFEST_NAME or not (wanted or path.is_dir()):
             continue
         if path.is_symlink():
@@ -74,6 +92,7 @@ def _search(directory: Path, root: Path, suffixes: tuple[str, ...], visited: set
         if path.is_dir():
             _search(path, root, suffixes, visited, found)
         else:
+            _refuse_packed_parquet(path)
             found.append(path)
 
 
@@ -94,68 +113,39 @@ def _refuse_bad_link(path: Path, root: Path) -> None:
         )
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text without its line end) of every line of a UTF-8 file; memory is one line.
-
-    A byte order mark and carriage returns before the line feed are removed; only the line feed ends a line.
-    """
-    offset = 0
-    with open_text(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b""), start=1):
-            if len(line) > MAX_RECORD_BYTES:
-                raise too_long(path, number)
-            data = line[len(_UTF8_BOM) :] if number == 1 and line.startswith(_UTF8_BOM) else line
-            try:
-                text = data.rstrip(b"\r\n").decode()
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + len(line) - len(data) + error.start, number) from error
-            yield number, text
-            offset += len(line)
-
-
 def read_characters(path: Path) -> Iterator[str]:
     """Yield the text of a UTF-8 file in pieces of about a mebibyte, without a byte order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, line, start = 0, 1, True
-    with open_text(path) as file:
-        while True:
-            chunk = file.read(_CHUNK_BYTES)
-            offset += len(chunk)
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:  # error.object starts with what was left of the chunk before
-                at = offset - len(error.object) + error.start
-                raise _not_utf8(path, at, line + error.object[: error.start].count(b"\n")) from error
-            line += text.count("\n")
-            if text and start:
-                text, start = text.removeprefix("\ufeff"), False
-            if text:
-                yield text
-            if not chunk:
-                return
+    chunks = read_chunks(path)
+    while True:
+        chunk = next(chunks, b"")
+        if offset == 0:
+            refuse_utf_16(path, chunk)
+        offset += len(chunk)
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:  # error.object starts with what was left of the chunk before
+            at = offset - len(error.object) + error.start
+            raise not_utf8(path, at, line + error.object[: error.start].count(b"\n")) from error
+        line += text.count("\n")
+        if text and start:
+            text, start = text.removeprefix("\ufeff"), False
+        if text:
+            yield text
+        if not chunk:
+            return
 
 
-def open_text(path: Path) -> BinaryIO:
-    """Open a text file for reading bytes; BadInput where it may not be read or is UTF-16."""
-    try:
-        file = path.open("rb", buffering=2**20)
-    except PermissionError as error:
-        raise BadInput(
-            "The file may not be read.",
-            file=str(path),
-            hint="Give the user of the job read permission; on a volume, check the owner and the group.",
-        ) from error
-    start = file.read(2)
-    file.seek(0)
-    if start in _UTF16_BOMS:
-        file.close()
+def refuse_utf_16(path: Path, beginning: bytes) -> None:
+    """Raise BadInput where the file begins like one of UTF-16."""
+    if beginning.startswith(_UTF16_MARKS):
         raise BadInput(
             "The file is UTF-16, not UTF-8.",
             file=str(path),
             line=1,
             hint="Convert the file to UTF-8, for example: iconv -f UTF-16 -t UTF-8 OLD > NEW.",
         )
-    return file
 
 
 def too_long(path: Path, line: int) -> BadInput:
@@ -178,7 +168,8 @@ def not_text(path: Path, line: int, where: str) -> BadInput:
     )
 
 
-def _not_utf8(path: Path, offset: int, line: int) -> BadInput:
+def not_utf8(path: Path, offset: int, line: int) -> BadInput:
+    """Return the error of a byte that is not UTF-8, at this offset of the (unpacked) file."""
     return BadInput(
         f"The file is not UTF-8: byte {offset} cannot be decoded.", file=str(path), line=line, hint=_CONVERT
     )

@@ -8,6 +8,7 @@ import torch
 from herdsman.api.job_config import FileDigest, SFTConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import read_manifest
+from herdsman_trainer.data.report import copy_report
 from herdsman_trainer.lora import TrainedModel, write_trained_adapter
 from herdsman_trainer.models import CONFIG_FILE
 from herdsman_trainer.report import report_files
@@ -48,6 +49,7 @@ def publish_trained(
     full = stage_of(config) == "Full"
     draft = context.work_dir
     copy_tokenizer(inputs.tokenizer, draft)
+    copy_report(context.workspace, draft)
     known: dict[str, FileDigest]
     if full:
         known, dtype = _write_model(draft, inputs.model, tokenizer, values)
@@ -94,7 +96,7 @@ def run_facts(
         name=config.owner.name,
         stage=stage_of(config),
         figures=report,
-        inputs=[*rows, (config.dataset.field, config.dataset.path, data_key)],
+        inputs=[*rows, *((each.field, each.label, data_key) for each in config.datasets)],
         data=data,
         settings=settings(config, world_size),
         metrics=records.metrics.lines(),

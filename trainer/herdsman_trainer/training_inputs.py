@@ -41,7 +41,6 @@ class TrainingInputs:
     adapter: Path | None
     tokenizer: Path
     """The directory whose tokenizer is used: spec.tokenizer's, else the adapter's, else the model's."""
-    dataset: Path
     base_digest: str
     """The digest of the model."""
     digests: dict[str, str]
@@ -66,7 +65,7 @@ def open_training_inputs(config: TrainingJob, on_bytes: OnBytes = lambda _: None
     another model.
     """
     depth = config.verify_inputs
-    model, dataset = open_input(config.model, depth, on_bytes), open_input(config.dataset, depth, on_bytes)
+    model = open_input(config.model, depth, on_bytes)
     adapter = open_input(config.adapter, depth, on_bytes) if config.adapter else None
     base_digest = model_digest(model, on_bytes)
     digests = {config.model.field: base_digest}
@@ -82,7 +81,7 @@ def open_training_inputs(config: TrainingJob, on_bytes: OnBytes = lambda _: None
     else:
         tokenizer = adapter if adapter is not None and tokenizer_of(adapter) is not None else model
     digests["spec.tokenizer"] = load_tokenizer(tokenizer).digest
-    return TrainingInputs(model, adapter, tokenizer, dataset, base_digest, digests)
+    return TrainingInputs(model, adapter, tokenizer, base_digest, digests)
 
 
 def assemble(

@@ -12,19 +12,20 @@ from transformers import LlamaForCausalLM
 
 from herdsman.api.job_config import HELD_OUT_LOSS
 from herdsman.api.v1alpha1.status import Artifact
-from herdsman_trainer.batches import Sequences, TrainingStream
+from herdsman_trainer.batches import TrainingStream
 from herdsman_trainer.checkpoints import Checkpoint, CheckpointStore, Identity
 from herdsman_trainer.computation import global_batch, make_engine, make_objective, tokens_at_once
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Engine
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.evaluation import HeldOut, evaluate
+from herdsman_trainer.mixture import Mixture
 from herdsman_trainer.models import compute_dtype, parameter_counts
 from herdsman_trainer.objective import evaluation_logits, evaluation_nll
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.run_start import begin_records
 from herdsman_trainer.samples import Sampler
-from herdsman_trainer.sequence_order import total_steps
+from herdsman_trainer.step_budget import TrainingSequences, planned_steps
 from herdsman_trainer.tokenizers import TextTokenizer
 from herdsman_trainer.trackers import check_libraries
 from herdsman_trainer.trained_artifact import publish_trained
@@ -52,12 +53,14 @@ _log = logging.getLogger(__name__)
 class TrainingData:
     """What is trained and evaluated on."""
 
-    train: Sequences
+    train: TrainingSequences
     held_out: HeldOut | None
     key: str
     """A digest of the data as it is trained on."""
     length: int
     """Tokens of a sequence at most."""
+    mixture: Mixture | None = None
+    """The shares of several datasets; None where every sequence is as good as any other."""
     base_held_out: Callable[[TextTokenizer], HeldOut] | None = None
     """The held-out text in another tokenizer's tokens, to evaluate the unmodified model."""
     figures: dict[str, float | str] = field(default_factory=dict)
@@ -78,7 +81,7 @@ def run_training(
     """
     recipe, device = config.recipe, processes.device
     batch = global_batch(config, processes, data.length)
-    steps = total_steps(len(data.train), batch.sequences, epochs=recipe.epochs or 1, max_steps=recipe.max_steps)
+    steps = planned_steps(recipe, data.train, batch.sequences, data.mixture)
     identity = Identity(recipe_digest(config, inputs, data), config.attempt)
     kept = recipe.checkpoints
     store = CheckpointStore(context.checkpoints_dir, processes, identity, kept.keep_last or 1, kept.best)
@@ -114,7 +117,7 @@ def run_training(
         state.notes |= evaluation.of_engine(engine, "_before")
         sampler.take(engine.logits, 0, "before")
 
-    stream = TrainingStream(data.train, batch, recipe.seed, at_once)
+    stream = TrainingStream(data.train, batch, recipe.seed, at_once, data.mixture)
     between = Between(
         (lambda: evaluation.of_engine(engine)) if data.held_out is not None else None,
         lambda step: sampler.take(engine.logits, step, "step"),
@@ -238,6 +241,7 @@ def recipe_digest(config: TrainingJob, inputs: TrainingInputs, data: TrainingDat
         "recipe": recipe,
         "inputs": inputs.digests,
         "data": data.key,
+        **({"weights": data.mixture.weights} if data.mixture is not None else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -127,6 +127,21 @@ class Preflight(ApiModel):
     """Its processes in all."""
 
 
+class DatasetInput(ApiModel):
+    """A dataset, on a volume or to be downloaded."""
+
+    field: str
+    """The field of the spec that names it: spec.dataset, or spec.datasets[1]."""
+    label: str
+    """What it is, for people: volume corpora, path zh."""
+    source: Input | None = None
+    remote: RemoteSource | None = None
+    """Set where `source` is not."""
+    sha256: dict[str, str] = Field(default_factory=dict)
+    keep_downloads: bool = True
+    weight: int | None = None
+
+
 class TrainingConfig(RunConfig):
     """What both kinds of training have."""
 
@@ -134,7 +149,7 @@ class TrainingConfig(RunConfig):
     adapter: Input | None = None
     tokenizer: Input | None = None
     """None: the adapter's, or else the model's."""
-    dataset: Input
+    datasets: list[DatasetInput] = Field(min_length=1)
     device: Literal["cpu", "cuda"] = "cpu"
     deepspeed: DeepSpeed | None = None
     """None or stage 0: plain data parallelism."""

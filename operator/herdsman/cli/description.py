@@ -37,6 +37,7 @@ def print_description(console: Console, found: Observed, log_command: str, facts
     print_pairs(console, "Spec", dict(_flat(found.manifest["spec"])))
     _print_conditions(console, status)
     print_pairs(console, "Progress", _progress(status))
+    print_pairs(console, "Data", _data(status))
     print_pairs(console, "Checkpoint", _checkpoint(status))
     _print_attempts(console, status.attempts)
     print_pairs(console, "Failure", _failure(status, log_command))
@@ -114,6 +115,20 @@ def _checkpoint(status: Status) -> dict[str, Any]:
     step, loss = told.pop("bestStep", None), told.pop("bestHeldoutLoss", None)
     best = f"step {step}, held-out loss {shorter(loss)}" if step is not None and loss is not None else None
     return {**told, "best": best}
+
+
+def _data(status: Status) -> dict[str, Any]:
+    data = status.progress.data if status.progress is not None else None
+    if data is None:
+        return {}
+    lost = {"Truncated": data.truncated, "Dropped": data.dropped, "Duplicates": data.duplicates}
+    return {
+        "Documents": f"{data.documents:,}" + (f", {data.held_out:,} of them held out" if data.held_out else ""),
+        "Tokens": f"{data.tokens:,}",
+        "Characters": f"{data.characters:,}",
+        "Tokens per character": data.tokens_per_character,
+        **{name: f"{count:,}" for name, count in lost.items() if count},
+    }
 
 
 def _figure(name: str, value: str) -> tuple[str, str]:

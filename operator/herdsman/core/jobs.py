@@ -18,6 +18,7 @@ from herdsman.api.job_config import (
     ModelImportConfig,
     Owner,
     RunConfig,
+    TrainingConfig,
     WorkspaceDir,
 )
 from herdsman.api.meta import ApiModel
@@ -201,6 +202,7 @@ def _reaches(config: RunConfig) -> dict[str, str]:
         return {names.LABEL_ASKS_SERVERS if ours else names.LABEL_DOWNLOADS: "true"}
     remote = isinstance(config, ModelImportConfig) and config.remote is not None
     remote = remote or (isinstance(config, EvaluationConfig) and any(task.judge for task in config.tasks))
+    remote = remote or (isinstance(config, TrainingConfig) and any(each.remote is not None for each in config.datasets))
     return {names.LABEL_DOWNLOADS: "true"} if remote else {}
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.json_records import JsonRecord, read_json_records
-from herdsman_trainer.text_files import find_files, not_text, read_lines
+from herdsman_trainer.json_records import Record
+from herdsman_trainer.text_files import find_files, not_text
+from herdsman_trainer.whole_files import read_json_records, read_numbered_lines
 
 SUFFIXES = (".txt", ".json", ".jsonl")
 _SHAPE = 'A record is {"instruction": "...", "input": "...", "output": "..."}; "input" and "output" may be left out.'
@@ -35,7 +36,7 @@ def read_prompts(source: Path, most: int) -> list[Asked]:
 
 
 def _lines(path: Path) -> Iterator[Asked]:
-    return (Asked(text, "", str(path), number) for number, text in read_lines(path) if text.strip())
+    return (Asked(text, "", str(path), number) for number, text in read_numbered_lines(path) if text.strip())
 
 
 def _records(path: Path) -> Iterator[Asked]:
@@ -45,19 +46,19 @@ def _records(path: Path) -> Iterator[Asked]:
         yield Asked(text, _string(record, "output"), str(path), record.line)
 
 
-def _string(record: JsonRecord, key: str, *, needed: bool = False) -> str:
+def _string(record: Record, key: str, *, needed: bool = False) -> str:
     value = record.value.get(key)
     if value is None and not needed:
         return ""
     if not isinstance(value, str):
         keys = ", ".join(sorted(record.value)[:8]) or "none"
         what = f'the key "{key}" is no string' if key in record.value else f'no key "{key}" (its keys: {keys})'
-        raise BadInput(f"Record {record.number}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
+        raise BadInput(f"{record.title}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
     if needed and not value.strip():
         what = f'the key "{key}" is empty'
-        raise BadInput(f"Record {record.number}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
+        raise BadInput(f"{record.title}: {what}.", file=str(record.file), line=record.line, hint=_SHAPE)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise not_text(record.file, record.line, f'The "{key}" of record {record.number}') from error
+        raise not_text(record.file, record.line, f'The "{key}" of {record.title}') from error
     return value

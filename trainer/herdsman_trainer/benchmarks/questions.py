@@ -9,8 +9,8 @@ from pathlib import Path
 from herdsman.api.v1alpha1.evaluation_tasks import MultipleChoice, QuestionFormat
 from herdsman_trainer.benchmarks.archives import opened_questions
 from herdsman_trainer.errors import BadInput
-from herdsman_trainer.json_records import read_json_records
 from herdsman_trainer.text_files import read_characters
+from herdsman_trainer.whole_files import read_json_records
 
 LETTERS = ("A", "B", "C", "D")
 COLUMNS = ("question", *LETTERS, "answer")

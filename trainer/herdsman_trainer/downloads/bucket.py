@@ -16,11 +16,10 @@ from herdsman.api.v1alpha1.remote_sources import S3Source
 from herdsman_trainer.downloads.http_streams import CONNECT_SECONDS, READ_SECONDS
 from herdsman_trainer.downloads.patience import Patience
 from herdsman_trainer.downloads.remote_files import RemoteFile, Stream, Unavailable
-from herdsman_trainer.downloads.selection import chosen
+from herdsman_trainer.downloads.selection import Wish, chosen
 from herdsman_trainer.downloads.web import FORBIDDEN, NOT_FOUND, UNAUTHORISED
 from herdsman_trainer.errors import BadInput, Temporary
 
-FIELD = "spec.source.s3"
 REGION = "us-east-1"
 SESSION_VARIABLE = "AWS_SESSION_TOKEN"
 LONGEST_REQUEST = timedelta(days=7)
@@ -35,15 +34,17 @@ _BAD_REQUEST = 400
 class Bucket:
     """The files of an S3Source."""
 
-    def __init__(self, source: S3Source, credentials: Mapping[str, str], patience: Patience) -> None:
+    def __init__(self, source: S3Source, credentials: Mapping[str, str], patience: Patience, wish: Wish) -> None:
         self._source = source
+        self._field = wish.field
+        self._suited = wish.suited
         self._patience = patience
         self._where = f"s3://{source.bucket}/{source.prefix}"
         self._store = _connect(source, credentials)
         self._signed = bool(credentials)
 
     def files(self) -> Sequence[RemoteFile]:
-        """Return the one object, or those of the directory that make a model."""
+        """Return the one object, or those of the directory that are suited."""
         prefix = self._source.prefix.rstrip("/")
         objects = self._patience.persist(lambda: self._list(prefix))
         if prefix in objects and not self._source.prefix.endswith("/"):
@@ -53,9 +54,10 @@ class Bucket:
         }
         below = {name: found for name, found in below.items() if name and not name.endswith("/")}
         if not below:
-            message = f"{FIELD}: there is nothing at {self._where}."
+            message = f"{self._field}: there is nothing at {self._where}."
             raise BadInput(message, file=self._where, hint="Correct the bucket, the prefix or the endpoint.")
-        return [self._file(below[name], name) for name in chosen(list(below), (), FIELD, self._where)]
+        names = chosen(list(below), (), self._field, self._where, self._suited)
+        return [self._file(below[name], name) for name in names]
 
     def sized(self, file: RemoteFile) -> int | None:
         """Return the size, which the listing has told."""
@@ -133,16 +135,15 @@ class Bucket:
             if self._signed:
                 hint = "Check that the keys in the Secret are valid and may list and read this prefix."
                 return self._bad("the store refuses the credentials.", hint)
-            hint = (
-                f"Name a Secret with {' and '.join(S3_KEY_VARIABLES)} in {FIELD}.credentialsSecret; with herdsman run, "
-            )
-            return self._bad("the store refuses requests without credentials.", f"{hint}export these too.")
+            hint = f"Name a Secret with {' and '.join(S3_KEY_VARIABLES)} in {self._field}.credentialsSecret; "
+            hint += "with herdsman run, export these too."
+            return self._bad("the store refuses requests without credentials.", hint)
         if status == _BAD_REQUEST:
             return self._bad(f"the store refuses the request ({_brief(error)}).", "Check bucket, endpoint and region.")
         return Unavailable(f"{self._where} does not answer ({_brief(error)}).")
 
     def _bad(self, message: str, hint: str) -> BadInput:
-        return BadInput(f"{FIELD}: {message}", file=self._where, hint=hint)
+        return BadInput(f"{self._field}: {message}", file=self._where, hint=hint)
 
 
 def _connect(source: S3Source, credentials: Mapping[str, str]) -> S3Store:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -19,9 +19,10 @@ from herdsman.api.job_config import (
 from herdsman_trainer.downloads.blob_store import BlobStore
 from herdsman_trainer.downloads.bucket import SESSION_VARIABLE, Bucket
 from herdsman_trainer.downloads.hub import Hub
-from herdsman_trainer.downloads.patience import Patience
+from herdsman_trainer.downloads.patience import Patience, Run
 from herdsman_trainer.downloads.progress import DOWNLOADING, DownloadProgress
 from herdsman_trainer.downloads.remote_files import RemoteFile, check_names
+from herdsman_trainer.downloads.selection import Wish, model_files
 from herdsman_trainer.downloads.transfer import held_digest, transfer
 from herdsman_trainer.downloads.web import Web
 from herdsman_trainer.errors import BadInput, Temporary
@@ -69,6 +70,25 @@ class Source(Protocol):
         """Close what is open."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be fetched, by whom, and to where."""
+
+    remote: RemoteSource
+    wish: Wish
+    user: str
+    """By what the store remembers who uses the files."""
+    top: Path
+    """The directory of links to the files."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """The digests that the spec adds, by name."""
+    sha256_field: str = "spec.sha256"
+    keep: bool = True
+    """Whether the files stay when nobody uses them any more."""
+    again: bool = False
+    """Whether files that are there are read again."""
+
+
 def fetch(
     config: ModelImportConfig,
     run: RunContext,
@@ -76,21 +96,38 @@ def fetch(
     environment: Mapping[str, str] = os.environ,
     patience: Patience | None = None,
 ) -> Downloaded:
-    """Download what config.remote names into the store of the workspace's claim, and link it into the workspace.
+    """Download the model that config.remote names; see `fetch_files`."""
+    if config.remote is None:
+        raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
+    order = Order(
+        config.remote,
+        Wish(config.remote.field, model_files),
+        user=config.owner.uid,
+        top=run.workspace / DIRECTORY,
+        sha256=config.sha256,
+        keep=config.keep_downloads,
+        again=config.verify_inputs == "Digests",
+    )
+    root = Path(config.workspace.root)
+    return fetch_files(order, root, run, environment=environment, patience=patience or Patience(run))
+
+
+def fetch_files(
+    order: Order, claim_root: Path, run: Run, *, environment: Mapping[str, str], patience: Patience
+) -> Downloaded:
+    """Download what the order names into the store of the workspace's claim, and link it into its directory.
 
     What the store holds is not downloaded again. Raises BadInput for what no retry mends: a file that is not there, not
     given, or not what it must be; Temporary where a server is away for long or the volume is full; Interrupted on
     request. What has come by then is kept, and the next attempt goes on with it.
     """
-    if config.remote is None:
-        raise BadInput("Nothing says where the model comes from.", hint="Set one member of spec.source.")
     run.report(activity="looking for the files", done=0.0)
-    patience = patience or Patience(run)
-    store = BlobStore(Path(config.workspace.root))
-    source = _source(config.remote, environment, store, patience)
+    named = order.wish.field
+    store = BlobStore(claim_root)
+    source = _source(order, environment, store, patience)
     try:
-        files = _expected(source.files(), config.sha256, config.remote.field)
-        held = {file.name: held_digest(file, store, read=config.verify_inputs == "Digests") for file in files}
+        files = _expected(source.files(), order)
+        held = {file.name: held_digest(file, store, read=order.again) for file in files}
         missing = [file for file in files if held[file.name] is None]
         sizes: dict[str, int | None] = {}
         for file in missing:
@@ -99,53 +136,53 @@ def fetch(
         require_space(store.root, _still_to_come(missing, sizes, store), "the download", margin=MARGIN)
         progress = DownloadProgress(run, sizes)
         digests = {name: digest for name, digest in held.items() if digest is not None}
-        store.use(config.owner.uid, set(digests.values()))
+        store.use(order.user, set(digests.values()))
         for file in missing:
             digests[file.name] = transfer(
                 file, store, patience, progress.of(file.name), partial(progress.waits, file.name)
             )
-            store.use(config.owner.uid, set(digests.values()))
+            store.use(order.user, set(digests.values()))
             progress.finished(file.name, store.blob(digests[file.name]).stat().st_size)
     finally:
         source.close()
-    top = run.workspace / DIRECTORY
-    _link(digests, store, top)
+    _link(digests, store, order.top)
     reused = sum(store.blob(digest).stat().st_size for name, digest in digests.items() if held[name] is not None)
 
     def release() -> None:
-        shutil.rmtree(top, ignore_errors=True)
-        if not config.keep_downloads:
-            store.release(config.owner.uid)
+        shutil.rmtree(order.top, ignore_errors=True)
+        if not order.keep:
+            store.release(order.user)
 
     directory = _common_directory(list(digests))
     inside = {name: str(PurePosixPath(name).relative_to(directory)) for name in digests}
-    sizes_there = {name: (top / name).stat().st_size for name in digests}
+    sizes_there = {name: (order.top / name).stat().st_size for name in digests}
     return Downloaded(
-        directory=top / directory,
-        named=config.remote.field if directory == "." else f"{config.remote.field}/{directory}",
+        directory=order.top / directory,
+        named=named if directory == "." else f"{named}/{directory}",
         digests={inside[name]: FileDigest(bytes=sizes_there[name], sha256=digests[name]) for name in digests},
         expected={inside[file.name]: file.sha256 for file in files if file.sha256 is not None},
-        inputs=_inputs(config.remote, files, digests),
+        inputs=_inputs(order, files, digests),
         share=DOWNLOADING if missing else 0.0,
         figures={"downloaded_bytes": progress.received, "reused_bytes": reused},
         release=release,
     )
 
 
-def _source(remote: RemoteSource, environment: Mapping[str, str], store: BlobStore, patience: Patience) -> Source:
+def _source(order: Order, environment: Mapping[str, str], store: BlobStore, patience: Patience) -> Source:
+    remote, named = order.remote, order.wish.field
     if remote.hub is not None:
-        token = _given(HUB_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.hub.token else None
-        return Hub(remote.hub, token, environment, store, patience)
+        token = _given(HUB_TOKEN_VARIABLE, f"{named}.token", environment) if remote.hub.token else None
+        return Hub(remote.hub, token, environment, store, patience, order.wish)
     if remote.http is not None:
-        token = _given(HTTP_TOKEN_VARIABLE, f"{remote.field}.token", environment) if remote.http.token else None
-        return Web(remote.http, token)
+        token = _given(HTTP_TOKEN_VARIABLE, f"{named}.token", environment) if remote.http.token else None
+        return Web(remote.http, token, named)
     assert remote.s3 is not None, "one of the three is set"
     credentials: dict[str, str] = {}
     if remote.s3.credentials_secret is not None:
-        field = f"{remote.field}.credentialsSecret"
-        credentials = {name: _given(name, field, environment) for name in S3_KEY_VARIABLES}
+        secret = f"{named}.credentialsSecret"
+        credentials = {name: _given(name, secret, environment) for name in S3_KEY_VARIABLES}
         credentials[SESSION_VARIABLE] = environment.get(SESSION_VARIABLE, "")
-    return Bucket(remote.s3, credentials, patience)
+    return Bucket(remote.s3, credentials, patience, order.wish)
 
 
 def _given(variable: str, field: str, environment: Mapping[str, str]) -> str:
@@ -156,19 +193,22 @@ def _given(variable: str, field: str, environment: Mapping[str, str]) -> str:
     return value
 
 
-def _expected(files: Sequence[RemoteFile], expected: Mapping[str, str], field: str) -> list[RemoteFile]:
-    """Return the files with the digests that spec.sha256 adds; raises BadInput for a contradiction before any byte."""
-    check_names(files, field)
+def _expected(files: Sequence[RemoteFile], order: Order) -> list[RemoteFile]:
+    """Return the files with the digests that the spec adds; raises BadInput for a contradiction before any byte."""
+    named = order.wish.field
+    check_names(files, named)
     names = {file.name for file in files}
-    for name in expected:
+    for name in order.sha256:
         if name not in names:
-            hint = f"Correct the name in spec.sha256, or choose the file in {field}."
-            raise BadInput(f"spec.sha256 names {name}, which is not among the files of {field}.", hint=hint)
+            hint = f"Correct the name in {order.sha256_field}, or choose the file in {named}."
+            raise BadInput(f"{order.sha256_field} names {name}, which is not among the files of {named}.", hint=hint)
     found = []
     for file in files:
-        digest = expected.get(file.name)
+        digest = order.sha256.get(file.name)
         if digest is not None and file.sha256 not in (None, digest):
-            message = f"spec.sha256 expects {digest} of {file.name}, and {field} says that it is {file.sha256}."
+            message = (
+                f"{order.sha256_field} expects {digest} of {file.name}, and {named} says that it is {file.sha256}."
+            )
             hint = "It is another version: correct the digest, or name the source that has the file you mean."
             raise BadInput(message, reason="ChecksumMismatch", file=file.location, hint=hint)
         found.append(file if digest is None else replace(file, sha256=digest))
@@ -181,7 +221,7 @@ def _still_to_come(files: Sequence[RemoteFile], sizes: Mapping[str, int | None],
 
 def _link(digests: Mapping[str, str], store: BlobStore, top: Path) -> None:
     shutil.rmtree(top, ignore_errors=True)
-    top.mkdir()
+    top.mkdir(parents=True)
     for name, digest in digests.items():
         try:
             store.place(digest, top / name)
@@ -195,9 +235,10 @@ def _common_directory(names: Sequence[str]) -> str:
     return os.path.commonpath([PurePosixPath(name).parent for name in names]) or "."
 
 
-def _inputs(remote: RemoteSource, files: Sequence[RemoteFile], digests: Mapping[str, str]) -> dict[str, str]:
-    found = {f"{remote.field}.revision": remote.hub.revision} if remote.hub is not None else {}
+def _inputs(order: Order, files: Sequence[RemoteFile], digests: Mapping[str, str]) -> dict[str, str]:
+    hub, named = order.remote.hub, order.wish.field
+    found = {f"{named}.revision": hub.revision} if hub is not None else {}
     for file in files:
-        found[f"{remote.field}/{file.name}"] = digests[file.name]
-        found |= {f"{remote.field}/{file.name} {what}": value for what, value in file.origin.items()}
+        found[f"{named}/{file.name}"] = digests[file.name]
+        found |= {f"{named}/{file.name} {what}": value for what, value in file.origin.items()}
     return found

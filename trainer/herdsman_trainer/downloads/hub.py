@@ -26,11 +26,10 @@ from herdsman_trainer.downloads.http_streams import (
 )
 from herdsman_trainer.downloads.patience import Patience
 from herdsman_trainer.downloads.remote_files import Open, RemoteFile, Unavailable
-from herdsman_trainer.downloads.selection import chosen
+from herdsman_trainer.downloads.selection import Wish, chosen
 from herdsman_trainer.downloads.web import FORBIDDEN, NOT_FOUND, UNAUTHORISED
 from herdsman_trainer.errors import BadInput
 
-FIELD = "spec.source.hub"
 TRANSPORT_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 """What the HTTP library that huggingface_hub uses, httpx or httpx2 by its version, raises."""
 PUBLIC_HUB = "https://huggingface.co"
@@ -46,20 +45,30 @@ class Hub:
     """The files of a HubSource. A commit never changes, so what it lists is asked once and kept in the store."""
 
     def __init__(
-        self, source: HubSource, token: str | None, environment: Mapping[str, str], store: BlobStore, patience: Patience
+        self,
+        source: HubSource,
+        token: str | None,
+        environment: Mapping[str, str],
+        store: BlobStore,
+        patience: Patience,
+        wish: Wish,
     ) -> None:
         self._source = source
+        self._field = wish.field
+        self._suited = wish.suited
+        self._type = "dataset" if wish.dataset else "model"
         self._token = token
         self._endpoint = (source.endpoint or environment.get(HUB_ENDPOINT_VARIABLE) or PUBLIC_HUB).rstrip("/")
         self._offline = environment.get(HUB_OFFLINE_VARIABLE, "").lower() in _YES
         self._store = store
         self._patience = patience
         self._client = new_client()
-        self._page = f"{self._endpoint}/{source.repository}"
+        self._page = f"{self._endpoint}/{'datasets/' if wish.dataset else ''}{source.repository}"
 
     def files(self) -> Sequence[RemoteFile]:
         """Return the files that the spec chooses; raises BadInput for what the hub does not have or does not give."""
         identity = {"hub": self._endpoint, "repository": self._source.repository, "revision": self._source.revision}
+        identity |= {"type": self._type} if self._type != "model" else {}
         listing: Listing | None = self._store.recall(identity)
         if listing is None:
             if self._offline:
@@ -67,7 +76,8 @@ class Hub:
             listing = self._patience.persist(self._list)
             self._store.remember(identity, listing)
         by_name = {entry["name"]: entry for entry in listing}
-        return [self._file(by_name[name]) for name in chosen(list(by_name), self._source.files, FIELD, self._page)]
+        names = chosen(list(by_name), self._source.files, self._field, self._page, self._suited)
+        return [self._file(by_name[name]) for name in names]
 
     def sized(self, file: RemoteFile) -> int | None:
         """Return the size, which the listing has told."""
@@ -79,7 +89,8 @@ class Hub:
 
     def _file(self, entry: Mapping[str, Any]) -> RemoteFile:
         name, sha256, oid = entry["name"], entry.get("sha256"), entry.get("oid")
-        url = hf_hub_url(self._source.repository, name, revision=self._source.revision, endpoint=self._endpoint)
+        repository, revision = self._source.repository, self._source.revision
+        url = hf_hub_url(repository, name, repo_type=self._type, revision=revision, endpoint=self._endpoint)
         headers = bearer(self._token)
 
         def opened(offset: int, _etag: str | None) -> Any:
@@ -98,20 +109,26 @@ class Hub:
         api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="herdsman")
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         try:
-            info = api.model_info(
-                source.repository, revision=source.revision, files_metadata=True, timeout=LISTING_SECONDS
+            info = api.repo_info(
+                source.repository,
+                revision=source.revision,
+                repo_type=self._type,
+                files_metadata=True,
+                timeout=LISTING_SECONDS,
             )
-            entries = [_entry(sibling) for sibling in info.siblings or ()]
+            entries = [_entry(sibling) for sibling in getattr(info, "siblings", None) or ()]
         except HfHubHTTPError as error:
             raise self._listing_refused(error) from None
         except (TRANSPORT_ERROR, OSError) as error:
             raise Unavailable(f"The hub {self._endpoint} does not answer ({error}).") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"{FIELD}: the answer of {self._endpoint} is not that of a model hub ({type(error).__name__})."
-            hint = "Check spec.source.hub.endpoint: it is the hub's address without a path of a repository."
+            message = (
+                f"{self._field}: the answer of {self._endpoint} is not that of a model hub ({type(error).__name__})."
+            )
+            hint = f"Check {self._field}.endpoint: it is the hub's address without a path of a repository."
             raise BadInput(message, file=self._page, hint=hint) from None
         if info.sha != source.revision:
-            message = f"{FIELD}.revision: {source.revision} was asked for, and the hub answered with {info.sha}."
+            message = f"{self._field}.revision: {source.revision} was asked for, and the hub answered with {info.sha}."
             raise BadInput(message, file=self._page, hint="Name the full digits of a commit of this repository.")
         return entries
 
@@ -157,18 +174,20 @@ class Hub:
     def _no_commit(self) -> BadInput:
         message = f"the repository has no commit {self._source.revision}."
         return BadInput(
-            f"{FIELD}.revision: {message}", file=self._page, hint=f"`git ls-remote {self._page}` prints those it has."
+            f"{self._field}.revision: {message}",
+            file=self._page,
+            hint=f"`git ls-remote {self._page}` prints those it has.",
         )
 
     def _no_repository(self) -> BadInput:
         message = "there is no such repository, or it is private"
         message += " and the token may not read it." if self._token else "."
-        return self._bad(message, f"Correct spec.source.hub.repository. If it is private: {self._token_hint()}")
+        return self._bad(message, f"Correct {self._field}.repository. If it is private: {self._token_hint()}")
 
     def _token_hint(self) -> str:
         if self._token:
-            return "The token is that of spec.source.hub.token."
-        return f"Name a Secret in spec.source.hub.token (with herdsman run, export {HUB_TOKEN_VARIABLE} too)."
+            return f"The token is that of {self._field}.token."
+        return f"Name a Secret in {self._field}.token (with herdsman run, export {HUB_TOKEN_VARIABLE} too)."
 
     def _is_offline(self) -> BadInput:
         message = f"{HUB_OFFLINE_VARIABLE} forbids asking the hub, and not all files are on the workspace's volume."
@@ -178,7 +197,7 @@ class Hub:
         return self._bad(message, hint)
 
     def _bad(self, message: str, hint: str) -> BadInput:
-        return BadInput(f"{FIELD}: {message}", file=self._page, hint=hint)
+        return BadInput(f"{self._field}: {message}", file=self._page, hint=hint)
 
 
 def _entry(sibling: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which files of a repository or a bucket are downloaded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from herdsman_trainer.errors import BadInput
@@ -17,12 +18,25 @@ WEIGHTS = (
 """The forms that weights come in, the best first: patterns of names without directories; the first one decides."""
 BESIDE = ("config.json", "generation_config.json", "chat_template.json", "vocab.json", "merges.txt", *TOKENIZER_FILES)
 _SHOWN = 6
+Suited = Callable[[Sequence[str], str, str], list[str]]
+"""Of names, those that are downloaded where no pattern says which; takes the field and the location for messages."""
 
 
-def chosen(names: Sequence[str], patterns: Sequence[str], field: str, location: str) -> list[str]:
-    """Return the names that match any of the patterns, or without patterns those that make a model.
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a remote source."""
 
-    Raises BadInput where a pattern matches nothing, or there is no model.
+    field: str
+    """The field of the spec that names it, for messages: spec.source.hub."""
+    suited: Suited
+    dataset: bool = False
+    """Whether a repository of a hub is one of its datasets."""
+
+
+def chosen(names: Sequence[str], patterns: Sequence[str], field: str, location: str, suited: Suited) -> list[str]:
+    """Return the names that match any of the patterns, or without patterns those that are suited.
+
+    Raises BadInput where a pattern matches nothing, or nothing is suited.
     """
     for place, pattern in enumerate(patterns):
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -30,10 +44,24 @@ def chosen(names: Sequence[str], patterns: Sequence[str], field: str, location: 
             raise BadInput(message, file=location, hint="Correct the pattern, or leave `files` out.")
     if patterns:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    return _model_files(names, field, location)
+    return suited(names, field, location)
 
 
-def _model_files(names: Sequence[str], field: str, location: str) -> list[str]:
+def ending_in(is_wanted: Callable[[str], bool], wanted: str) -> Suited:
+    """Return what chooses the files of a dataset by their names."""
+
+    def suited(names: Sequence[str], field: str, location: str) -> list[str]:
+        found = [name for name in names if is_wanted(name)]
+        if not found:
+            message = f"{field}: there is no {wanted} file; there are {_some(names)}."
+            raise BadInput(message, file=location, hint="Name a directory that has some, or say in `files` which.")
+        return found
+
+    return suited
+
+
+def model_files(names: Sequence[str], field: str, location: str) -> list[str]:
+    """Return the names that make a model; BadInput where there is none."""
     top = [name for name in names if "/" not in name]
     for weights in WEIGHTS:
         found = [name for name in top if _matches(name, weights[:1])]

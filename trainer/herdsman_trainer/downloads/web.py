@@ -9,15 +9,15 @@ from herdsman_trainer.downloads.http_streams import bearer, head_size, new_clien
 from herdsman_trainer.downloads.remote_files import RemoteFile, without_query
 from herdsman_trainer.errors import BadInput
 
-FIELD = "spec.source.http"
 UNAUTHORISED, FORBIDDEN, NOT_FOUND, GONE = 401, 403, 404, 410
 
 
 class Web:
     """The files of an HttpSource; sizes are asked for with HEAD, which a server may refuse."""
 
-    def __init__(self, source: HttpSource, token: str | None) -> None:
+    def __init__(self, source: HttpSource, token: str | None, field: str) -> None:
         self._source = source
+        self._field = field
         self._headers = bearer(token)
         self._client = new_client()
 
@@ -36,7 +36,7 @@ class Web:
 
     def _file(self, place: int, file: HttpFile) -> RemoteFile:
         location = without_query(file.url)
-        refuse = partial(_refused, f"{FIELD}.files[{place}]", location, bool(self._headers))
+        refuse = partial(_refused, self._field, place, location, bool(self._headers))
         return RemoteFile(
             name=file.name,
             location=location,
@@ -46,14 +46,17 @@ class Web:
         )
 
 
-def _refused(field: str, location: str, has_token: bool, status: int, _headers: Mapping[str, str]) -> BadInput:
+def _refused(
+    source: str, place: int, location: str, has_token: bool, status: int, _headers: Mapping[str, str]
+) -> BadInput:
+    field = f"{source}.files[{place}]"
     if status in (UNAUTHORISED, FORBIDDEN):
         message = f"{field}: the server refuses the {'token' if has_token else 'download without a token'}"
         hint = (
-            "Check that the token of spec.source.http.token is valid and may read this file; it goes to the URL's own "
+            f"Check that the token of {source}.token is valid and may read this file; it goes to the URL's own "
             "host only, not along a redirect to another one."
             if has_token
-            else f"Name a Secret in spec.source.http.token (with herdsman run, export {HTTP_TOKEN_VARIABLE} too)."
+            else f"Name a Secret in {source}.token (with herdsman run, export {HTTP_TOKEN_VARIABLE} too)."
         )
     elif status in (NOT_FOUND, GONE):
         message, hint = f"{field}: there is no such file", "Correct the URL."

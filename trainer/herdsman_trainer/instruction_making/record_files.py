@@ -7,8 +7,9 @@ from typing import Any
 
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
-from herdsman_trainer.json_records import JsonRecord, read_json_records
+from herdsman_trainer.json_records import Record
 from herdsman_trainer.text_files import MAX_RECORD_BYTES, find_files, read_characters
+from herdsman_trainer.whole_files import read_json_records
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _ROWS_AT_ONCE = 64
@@ -19,7 +20,7 @@ def find_record_files(source: Path) -> list[Path]:
     return find_files(source, SUFFIXES)
 
 
-def read_records(path: Path) -> Iterator[JsonRecord]:
+def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a file in order; memory is a few mebibytes and one record.
 
     BadInput names the file and the line of what cannot be read at all.
@@ -32,7 +33,7 @@ def read_records(path: Path) -> Iterator[JsonRecord]:
     return read_json_records(path)
 
 
-def _table(path: Path, *, tabs: bool) -> Iterator[JsonRecord]:
+def _table(path: Path, *, tabs: bool) -> Iterator[Record]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     lines = _lines(path)
     first = next(lines, "")
@@ -55,7 +56,7 @@ def _table(path: Path, *, tabs: bool) -> Iterator[JsonRecord]:
             number += 1
             if len(row) != len(head):
                 raise _ragged(path, begun, len(row), head)
-            yield JsonRecord(path, number, begun, dict(zip(head, row, strict=True)))
+            yield Record(path, "Row", number, begun, dict(zip(head, row, strict=True)))
     except csv.Error as error:
         hint = 'Fields with a separator, a line end or a quote stand in "quotes", and a quote inside is doubled.'
         raise BadInput(f"The table is malformed: {error}.", file=str(path), line=line + 1, hint=hint) from error
@@ -94,7 +95,7 @@ def _again(first: str, rest: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _rows(path: Path) -> Iterator[JsonRecord]:
+def _rows(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
@@ -105,7 +106,7 @@ def _rows(path: Path) -> Iterator[JsonRecord]:
                 HEART.beat()
                 for value in batch.to_pylist():
                     number += 1
-                    yield JsonRecord(path, number, number, _plain(value))
+                    yield Record(path, "Row", number, number, _plain(value))
     except PermissionError as error:
         hint = "Give the user of the job read permission; on a volume, check the owner and the group."
         raise BadInput("The file may not be read.", file=str(path), hint=hint) from error

@@ -6,14 +6,14 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
-from herdsman.api.v1alpha1.recipes import PretrainRecipe, Stage
+from herdsman.api.v1alpha1.datasets import DATASET_RULES, MixedDataset, TrainingDataset, dataset_problem
+from herdsman.api.v1alpha1.recipes import LENGTH_RULE, PretrainRecipe, Stage, length_problem
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import MUTABLE, cel
-from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Status
 
-_RULES = (
-    ("!(has(self.recipe.epochs) && has(self.recipe.maxSteps))", "set recipe.epochs or recipe.maxSteps, not both"),
+_STAGE_RULES = (
     ("!(self.stage == 'Full' && has(self.adapter))", "stage Full trains all weights: merge the adapter first"),
     (
         "self.stage != 'EmbeddingsOnly' || !has(self.recipe.lora.trainFully) || size(self.recipe.lora.trainFully) > 0",
@@ -25,7 +25,7 @@ _RULES = (
 class PretrainJobSpec(RunPolicy):
     """What is trained, on what, and how."""
 
-    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
+    model_config = ConfigDict(json_schema_extra=cel(LENGTH_RULE, *DATASET_RULES, *_STAGE_RULES))
 
     model: ModelRef
     """The base model."""
@@ -33,8 +33,10 @@ class PretrainJobSpec(RunPolicy):
     """An adapter to go on from: its embeddings and LoRA matrices are loaded and trained further."""
     tokenizer: TokenizerRef | None = None
     """The tokenizer; that of the adapter or the model unless set. A larger one grows the embeddings."""
-    dataset: DatasetRef
-    """Text files (*.txt, or *.jsonl with a key "text")."""
+    dataset: TrainingDataset | None = None
+    """Text: *.txt, or *.jsonl and *.parquet with a "text"; text files may be packed (.gz, .bz2, .xz, .zst)."""
+    datasets: list[MixedDataset] = Field(default_factory=list, max_length=32)
+    """Several datasets, mixed by weights, instead of one."""
     stage: Stage = "LoRA"
     """EmbeddingsOnly, LoRA (with embeddings and head) or Full."""
     recipe: PretrainRecipe = Field(default_factory=PretrainRecipe)
@@ -44,12 +46,12 @@ class PretrainJobSpec(RunPolicy):
 
     @model_validator(mode="after")
     def _rules(self) -> "PretrainJobSpec":
-        if self.recipe.epochs is not None and self.recipe.max_steps is not None:
-            raise ValueError(_RULES[0][1])
+        if (problem := length_problem(self.recipe) or dataset_problem(self.dataset, self.datasets)) is not None:
+            raise ValueError(problem)
         if self.stage == "Full" and self.adapter is not None:
-            raise ValueError(_RULES[1][1])
+            raise ValueError(_STAGE_RULES[0][1])
         if self.stage == "EmbeddingsOnly" and self.recipe.lora.train_fully == []:
-            raise ValueError(_RULES[2][1])
+            raise ValueError(_STAGE_RULES[1][1])
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
-from herdsman.api.meta import ApiModel
+from herdsman.api.meta import MAX_COUNT, ApiModel
 from herdsman.api.v1alpha1.divergence import Divergence
 from herdsman.api.v1alpha1.samples import Samples
 from herdsman.api.v1alpha1.schema import cel
@@ -115,9 +115,11 @@ class TrainingRecipe(ApiModel):
     max_grad_norm: float | None = Field(default=None, gt=0, le=1000)
     """The gradient's norm is clipped to this."""
     epochs: int | None = Field(default=None, ge=1, le=1000)
-    """Passes over the data; not together with maxSteps."""
+    """Passes over the data; of a mixture, as many sequences as all its datasets have, each dataset with its share."""
     max_steps: int | None = Field(default=None, ge=1, le=100000000)
     """Optimizer steps, instead of epochs."""
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    """Tokens to train on, instead of epochs: the fewest steps that take so many, prompts included and padding not."""
     precision: Precision | None = None
     """The type of the matrix products; trained weights and optimizer stay in float32."""
     base_format: BaseFormat = "Native"
@@ -134,6 +136,9 @@ class TrainingRecipe(ApiModel):
     """Steps between evaluations on the held-out part; only before and after the run unless set."""
     held_out_fraction: float | None = Field(default=None, ge=0, le=0.5)
     """The share of the documents or records kept for evaluation; chosen by a hash of their text."""
+    duplicates: Literal["Keep", "Drop"] = "Keep"
+    """What happens to a document, or a record, that was met before in any of the datasets, the same to the letter but
+    for white space around it. Duplicates are counted in any case."""
     new_rows: Literal["Mean", "Normal"] = "Mean"
     """How rows of a grown vocabulary start: Mean of the rows of the old pieces that spell it, or Normal(0, 0.02)."""
     divergence: Divergence = Field(default_factory=Divergence)
@@ -246,6 +251,20 @@ SFT_PRESETS: dict[str, SFTRecipe] = {
 }
 """The published launcher values of instruction tuning, by generation; the batch is that of the first report."""
 
+LENGTH_RULE = (
+    "(has(self.recipe.epochs) ? 1 : 0) + (has(self.recipe.maxSteps) ? 1 : 0)"
+    " + (has(self.recipe.maxTokens) ? 1 : 0) <= 1",
+    "set at most one of recipe.epochs, recipe.maxSteps and recipe.maxTokens",
+)
+"""For a spec with a recipe, in CEL; its twin is `length_problem`."""
+
+
+def length_problem(recipe: TrainingRecipe) -> str | None:
+    """Return that the length of the training is given twice, or None."""
+    given = [recipe.epochs, recipe.max_steps, recipe.max_tokens]
+    return LENGTH_RULE[1] if sum(each is not None for each in given) > 1 else None
+
+
 R = TypeVar("R", bound=ApiModel)
 
 
@@ -262,23 +281,24 @@ def _fill(given: R, preset: R) -> R:
 
 
 def resolve_pretrain(recipe: PretrainRecipe, stage: Stage) -> PretrainRecipe:
-    """Return the recipe with its preset's values filled in; maxSteps, where given, replaces epochs.
+    """Return the recipe with its preset's values filled in; maxSteps or maxTokens, where given, replace epochs.
 
     Stage EmbeddingsOnly trains embed_tokens alone, as the published figure of 2.97 % trainable parameters tells.
     """
     full = _fill(recipe, PRETRAIN_PRESETS[recipe.preset])
     if stage == "EmbeddingsOnly" and recipe.lora.train_fully is None:
         full = full.model_copy(update={"lora": full.lora.model_copy(update={"train_fully": ["embed_tokens"]})})
-    return _without_epochs_beside_steps(full)
+    return _with_one_length(full)
 
 
 def resolve_sft(recipe: SFTRecipe) -> SFTRecipe:
-    """Return the recipe with its preset's values filled in; maxSteps, where given, replaces epochs."""
-    return _without_epochs_beside_steps(_fill(recipe, SFT_PRESETS[recipe.preset]))
+    """Return the recipe with its preset's values filled in; maxSteps or maxTokens, where given, replace epochs."""
+    return _with_one_length(_fill(recipe, SFT_PRESETS[recipe.preset]))
 
 
 T = TypeVar("T", bound=TrainingRecipe)
 
 
-def _without_epochs_beside_steps(recipe: T) -> T:
-    return recipe.model_copy(update={"epochs": None}) if recipe.max_steps is not None else recipe
+def _with_one_length(recipe: T) -> T:
+    given = recipe.max_steps is not None or recipe.max_tokens is not None
+    return recipe.model_copy(update={"epochs": None}) if given else recipe

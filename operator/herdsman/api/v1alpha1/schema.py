@@ -1,6 +1,6 @@
 """Marks that the models put into their JSON schema for the CRDs: CEL rules, mutability, "one of"."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -16,20 +16,23 @@ def cel(*rules: tuple[str, str]) -> dict[str, Any]:
 
 
 class OneOf(ApiModel):
-    """An object of which exactly one member is set; the CRD says the same in CEL."""
+    """An object of which exactly one member is set, but for those in BESIDE; the CRD says the same in CEL."""
+
+    BESIDE: ClassVar[frozenset[str]] = frozenset()
+    """Members that do not count: options that go with any of the others."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Write the CEL twin of the validator below into the schema."""
         super().__pydantic_init_subclass__(**kwargs)
-        members = [field.alias or name for name, field in cls.model_fields.items()]
+        members = [field.alias or name for name, field in cls.model_fields.items() if name not in cls.BESIDE]
         listed = ", ".join(members)
         rule = " + ".join(f"(has(self.{member}) ? 1 : 0)" for member in members) + " == 1"
         cls.model_config["json_schema_extra"] = cel((rule, f"set exactly one of {listed}"))
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        fields = type(self).model_fields
+        fields = {name: field for name, field in type(self).model_fields.items() if name not in self.BESIDE}
         given = [name for name in fields if getattr(self, name) is not None]
         if len(given) != 1:
             listed = ", ".join(field.alias or name for name, field in fields.items())
@@ -40,4 +43,5 @@ class OneOf(ApiModel):
     @property
     def chosen(self) -> tuple[str, Any]:
         """The member that is set, as (attribute name, value)."""
-        return next((name, value) for name in type(self).model_fields if (value := getattr(self, name)) is not None)
+        names = (name for name in type(self).model_fields if name not in self.BESIDE)
+        return next((name, value) for name in names if (value := getattr(self, name)) is not None)

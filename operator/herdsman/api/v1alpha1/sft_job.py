@@ -6,21 +6,18 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
-from herdsman.api.v1alpha1.recipes import SFTRecipe
+from herdsman.api.v1alpha1.datasets import DATASET_RULES, InstructionDataset, MixedInstructions, dataset_problem
+from herdsman.api.v1alpha1.recipes import LENGTH_RULE, SFTRecipe, length_problem
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import MUTABLE, cel
-from herdsman.api.v1alpha1.sources import AdapterRef, InstructionsRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Status
-
-_RULES = (
-    ("!(has(self.recipe.epochs) && has(self.recipe.maxSteps))", "set recipe.epochs or recipe.maxSteps, not both"),
-)
 
 
 class SFTJobSpec(RunPolicy):
     """What is tuned, on what, and how."""
 
-    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
+    model_config = ConfigDict(json_schema_extra=cel(LENGTH_RULE, *DATASET_RULES))
 
     model: ModelRef
     """The base model."""
@@ -28,8 +25,11 @@ class SFTJobSpec(RunPolicy):
     """An adapter to go on from, such as that of the pre-training; unless set, a new LoRA."""
     tokenizer: TokenizerRef | None = None
     """The tokenizer; that of the adapter or the model unless set."""
-    dataset: InstructionsRef
-    """Records with instruction, input and output (*.json, *.jsonl), or those that an InstructionSet made."""
+    dataset: InstructionDataset | None = None
+    """Records that an InstructionSet made, or files of them with instruction, input and output: *.json, *.jsonl or
+    *.parquet; the first two may be packed (.gz, .bz2, .xz, .zst)."""
+    datasets: list[MixedInstructions] = Field(default_factory=list, max_length=32)
+    """Several datasets, mixed by weights, instead of one."""
     recipe: SFTRecipe = Field(default_factory=SFTRecipe)
     """How; the preset fills what is not set."""
     report_to: ReportTo = Field(default_factory=ReportTo, json_schema_extra=MUTABLE)
@@ -37,8 +37,8 @@ class SFTJobSpec(RunPolicy):
 
     @model_validator(mode="after")
     def _rules(self) -> "SFTJobSpec":
-        if self.recipe.epochs is not None and self.recipe.max_steps is not None:
-            raise ValueError(_RULES[0][1])
+        if (problem := length_problem(self.recipe) or dataset_problem(self.dataset, self.datasets)) is not None:
+            raise ValueError(problem)
         return self
 
 

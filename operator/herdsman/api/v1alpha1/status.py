@@ -186,6 +186,27 @@ class Metric(ApiModel):
     """The figure in decimal notation; a string, because the API knows no floats."""
 
 
+class DataFigures(ApiModel):
+    """What a training's data is; the file data-report.json in the workspace and in the artifact says it by dataset."""
+
+    documents: int = Field(ge=0, le=MAX_COUNT)
+    """Documents, or records, that are trained or evaluated on."""
+    held_out: int = Field(ge=0, le=MAX_COUNT)
+    """How many of them are kept for evaluation."""
+    tokens: int = Field(ge=0, le=MAX_COUNT)
+    """Their tokens, with BOS and EOS, and of records with what the template adds."""
+    characters: int = Field(ge=0, le=MAX_COUNT)
+    """Their characters; of records those of prompts and answers."""
+    tokens_per_character: str = Field(max_length=32)
+    """The figure in decimal notation."""
+    truncated: int = Field(ge=0, le=MAX_COUNT)
+    """Records whose answer was cut."""
+    dropped: int = Field(ge=0, le=MAX_COUNT)
+    """Documents or records that are left out: empty, too long, or duplicates where these are dropped."""
+    duplicates: int = Field(ge=0, le=MAX_COUNT)
+    """Documents or records that were met before, dropped or not."""
+
+
 class Progress(ApiModel):
     """How far a run is, within ten seconds of the truth."""
 
@@ -207,6 +228,8 @@ class Progress(ApiModel):
     """Figures such as loss."""
     loss_curve: str | None = Field(default=None, max_length=32)
     """The loss from the first step until now, as blocks between its least and its greatest value: █▅▃▂▂▁."""
+    data: DataFigures | None = None
+    """What the data is, once it is tokenised."""
     last_updated_time: datetime | None = None
     """When the trainer last wrote this."""
 

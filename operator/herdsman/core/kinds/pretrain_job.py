@@ -25,13 +25,14 @@ def recipe_of(resource: PretrainJob) -> PretrainRecipe:
 def needs(resource: PretrainJob) -> Sequence[Need]:
     """Return the inputs of a training."""
     spec = resource.spec
-    return training.needs(spec.model, spec.adapter, spec.tokenizer, spec.dataset)
+    return training.needs(spec.model, spec.adapter, spec.tokenizer, training.datasets_of(spec))
 
 
 def problem(resource: PretrainJob) -> Problem | None:
-    """Return why the recipe cannot run on these devices, or None."""
+    """Return why the recipe cannot run on these devices, or the datasets cannot be downloaded, or None."""
     spec = resource.spec
-    return recipes.problem(spec.recipe, resolve_pretrain(spec.recipe, spec.stage), spec.compute)
+    resolved = resolve_pretrain(spec.recipe, spec.stage)
+    return recipes.problem(spec.recipe, resolved, spec.compute) or training.problem(training.datasets_of(spec))
 
 
 def contract(resource: PretrainJob, inputs: Inputs, world: World) -> Problem | None:
@@ -43,7 +44,7 @@ def contract(resource: PretrainJob, inputs: Inputs, world: World) -> Problem | N
 def config(resource: PretrainJob, frame: Frame, inputs: Inputs, site: Site) -> PretrainConfig:
     """Return the configuration of one attempt."""
     spec, recipe = resource.spec, recipe_of(resource)
-    members = training.members(resource, inputs, recipe, site)
+    members = training.members(resource, inputs, training.datasets_of(spec), recipe, site)
     return PretrainConfig(**frame.members(), **members, stage=spec.stage, recipe=recipe)
 
 
@@ -54,10 +55,5 @@ def sketch(resource: PretrainJob, world: World) -> estimate.Sketch:
 
 
 RULES = RunKind(
-    needs=needs,
-    estimate=sketch,
-    problem=problem,
-    contract=contract,
-    config=config,
-    environment=training.environment,
+    needs=needs, estimate=sketch, problem=problem, contract=contract, config=config, environment=training.environment
 )

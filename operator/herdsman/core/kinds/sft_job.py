@@ -25,12 +25,14 @@ def recipe_of(resource: SFTJob) -> SFTRecipe:
 def needs(resource: SFTJob) -> Sequence[Need]:
     """Return the inputs of a training."""
     spec = resource.spec
-    return training.needs(spec.model, spec.adapter, spec.tokenizer, spec.dataset)
+    return training.needs(spec.model, spec.adapter, spec.tokenizer, training.datasets_of(spec))
 
 
 def problem(resource: SFTJob) -> Problem | None:
-    """Return why the recipe cannot run on these devices, or None."""
-    return recipes.problem(resource.spec.recipe, resolve_sft(resource.spec.recipe), resource.spec.compute)
+    """Return why the recipe cannot run on these devices, or the datasets cannot be downloaded, or None."""
+    spec = resource.spec
+    resolved = resolve_sft(spec.recipe)
+    return recipes.problem(spec.recipe, resolved, spec.compute) or training.problem(training.datasets_of(spec))
 
 
 def contract(resource: SFTJob, inputs: Inputs, world: World) -> Problem | None:
@@ -40,8 +42,9 @@ def contract(resource: SFTJob, inputs: Inputs, world: World) -> Problem | None:
 
 def config(resource: SFTJob, frame: Frame, inputs: Inputs, site: Site) -> SFTConfig:
     """Return the configuration of one attempt."""
-    recipe = recipe_of(resource)
-    return SFTConfig(**frame.members(), **training.members(resource, inputs, recipe, site), recipe=recipe)
+    spec, recipe = resource.spec, recipe_of(resource)
+    members = training.members(resource, inputs, training.datasets_of(spec), recipe, site)
+    return SFTConfig(**frame.members(), **members, recipe=recipe)
 
 
 def sketch(resource: SFTJob, world: World) -> estimate.Sketch:
@@ -51,10 +54,5 @@ def sketch(resource: SFTJob, world: World) -> estimate.Sketch:
 
 
 RULES = RunKind(
-    needs=needs,
-    estimate=sketch,
-    problem=problem,
-    contract=contract,
-    config=config,
-    environment=training.environment,
+    needs=needs, estimate=sketch, problem=problem, contract=contract, config=config, environment=training.environment
 )

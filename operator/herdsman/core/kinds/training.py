@@ -8,72 +8,61 @@ from herdsman.api.job_config import (
     MLFLOW_TOKEN_VARIABLE,
     TRAINING_PART,
     WANDB_KEY_VARIABLE,
+    DatasetInput,
 )
-from herdsman.api.v1alpha1.pretrain_job import PretrainJob
+from herdsman.api.v1alpha1.datasets import MixedDataset, TrainingDataset, named_datasets
+from herdsman.api.v1alpha1.pretrain_job import PretrainJob, PretrainJobSpec
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.secrets import SecretKeyRef
-from herdsman.api.v1alpha1.sft_job import SFTJob
-from herdsman.api.v1alpha1.sources import AdapterRef, DatasetRef, ModelRef, TokenizerRef
+from herdsman.api.v1alpha1.sft_job import SFTJob, SFTJobSpec
+from herdsman.api.v1alpha1.sources import AdapterRef, ModelRef, TokenizerRef
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.environment import Entry, from_secret, no_hub
+from herdsman.core.environment import Entry, from_secret
 from herdsman.core.inputs import ADAPTER, DATASET, MODEL, TOKENIZER, WEIGHTS, Inputs, Need
+from herdsman.core.kinds import remote
 from herdsman.core.kinds.recipes import deepspeed_of
 from herdsman.core.known_shapes import adapter_rows, model_shape
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 from herdsman.core.world import World
 
-MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD, DATASET_FIELD = (
-    "spec.model",
-    "spec.adapter",
-    "spec.tokenizer",
-    "spec.dataset",
-)
+MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD = "spec.model", "spec.adapter", "spec.tokenizer"
+Named = Sequence[tuple[str, TrainingDataset]]
+
+
+def datasets_of(spec: PretrainJobSpec | SFTJobSpec) -> Named:
+    """Return the datasets of a training with their fields."""
+    return named_datasets(spec.dataset, spec.datasets)
 
 
 def needs(
-    model: ModelRef, adapter: AdapterRef | None, tokenizer: TokenizerRef | None, dataset: DatasetRef
+    model: ModelRef, adapter: AdapterRef | None, tokenizer: TokenizerRef | None, datasets: Named
 ) -> Sequence[Need]:
-    """Return the inputs of a training."""
+    """Return the inputs of a training; what is downloaded is none."""
+    here = [
+        Need(field, dataset, DATASET, part=TRAINING_PART)
+        for field, dataset in datasets
+        if dataset.chosen[0] not in remote.REMOTE
+    ]
     optional = [
         *([Need(ADAPTER_FIELD, adapter, ADAPTER)] if adapter is not None else []),
         *([Need(TOKENIZER_FIELD, tokenizer, TOKENIZER)] if tokenizer is not None else []),
     ]
-    return [
-        Need(MODEL_FIELD, model, MODEL, WEIGHTS),
-        *optional,
-        Need(DATASET_FIELD, dataset, DATASET, part=TRAINING_PART),
-    ]
+    return [Need(MODEL_FIELD, model, MODEL, WEIGHTS), *optional, *here]
 
 
-def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | None:
-    """Return why model, adapter and tokenizer do not fit together, or None."""
-    found = inputs.found
-    return artifacts.training(
-        found[MODEL_FIELD], found.get(ADAPTER_FIELD), found.get(TOKENIZER_FIELD), world, trains_rows=trains_rows
-    )
-
-
-def members(
-    resource: PretrainJob | SFTJob, inputs: Inputs, recipe: PretrainRecipe | SFTRecipe, site: Site
-) -> dict[str, Any]:
-    """Return the members of TrainingConfig."""
-    entries = {name.removeprefix("spec."): found.to_input(site) for name, found in inputs.found.items()}
-    device = "cuda" if resource.spec.compute.gpus_per_node else "cpu"
-    return {
-        **entries,
-        "device": device,
-        "deepspeed": deepspeed_of(recipe),
-        "report_to": resource.spec.report_to,
-    }
+def problem(datasets: Named) -> Problem | None:
+    """Return why the datasets cannot be downloaded, or None."""
+    return remote.problem(datasets)
 
 
 def environment(resource: PretrainJob | SFTJob, site: Site) -> Sequence[Entry]:
-    """Return the keys of the trackers, which lie in Secrets; a training asks no hub."""
-    return [*no_hub(site), *_keys(resource.spec.report_to)]
+    """Return where downloads find their hub and their credentials, and trackers their keys, which lie in Secrets."""
+    asked = remote.environment([dataset for _, dataset in datasets_of(resource.spec)], site)
+    return [*asked, *_keys(resource.spec.report_to)]
 
 
 def _keys(report_to: ReportTo) -> list[Entry]:
@@ -86,6 +75,42 @@ def _keys(report_to: ReportTo) -> list[Entry]:
         secret = report_to.mlflow.credentials_secret
         found += [from_secret(name, SecretKeyRef(name=secret, key=name)) for name in MLFLOW_CREDENTIAL_VARIABLES]
     return found
+
+
+def contract(inputs: Inputs, world: World, *, trains_rows: bool) -> Problem | None:
+    """Return why model, adapter and tokenizer do not fit together, or None."""
+    found = inputs.found
+    return artifacts.training(
+        found[MODEL_FIELD], found.get(ADAPTER_FIELD), found.get(TOKENIZER_FIELD), world, trains_rows=trains_rows
+    )
+
+
+def members(
+    resource: PretrainJob | SFTJob, inputs: Inputs, datasets: Named, recipe: PretrainRecipe | SFTRecipe, site: Site
+) -> dict[str, Any]:
+    """Return the members of TrainingConfig."""
+    single = (MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD)
+    entries = {name.removeprefix("spec."): inputs.found[name].to_input(site) for name in single if name in inputs.found}
+    return {
+        **entries,
+        "datasets": [_dataset(field, dataset, inputs, site) for field, dataset in datasets],
+        "device": "cuda" if resource.spec.compute.gpus_per_node else "cpu",
+        "deepspeed": deepspeed_of(recipe),
+        "report_to": resource.spec.report_to,
+    }
+
+
+def _dataset(field: str, dataset: TrainingDataset, inputs: Inputs, site: Site) -> DatasetInput:
+    here = inputs.found.get(field)
+    return DatasetInput(
+        field=field,
+        label=here.label if here is not None else remote.label(dataset),
+        source=here.to_input(site) if here is not None else None,
+        remote=remote.source(dataset) if here is None else None,
+        sha256=dict(dataset.sha256),
+        keep_downloads=dataset.keep_downloads,
+        weight=dataset.weight if isinstance(dataset, MixedDataset) else None,
+    )
 
 
 def sketch(

@@ -1,0 +1,1 @@
+"""The way from files to tokens: unpacking, cutting into pieces, worker processes, and what becomes of it all."""
