@@ -149,7 +149,7 @@ def test_a_training_waits_for_its_records_and_reads_their_training_part():
     assert ["InstructionSet records is not finished yet" in problem.message for problem in early.waiting_for] == [True]
     made = finished(instruction_set())
     planned = plan(training, world(BASE, made), CLUSTER)
-    dataset = config_in(planned, SFTConfig).dataset
+    dataset = config_in(planned, SFTConfig).datasets[0].source
     assert (dataset.path, dataset.part) == ("/volumes/is-records/instructionsets/records/artifact", "train")
     assert dataset.artifact == made.status.artifact
     assert dataset.field == "spec.dataset.instructionSet"
@@ -164,7 +164,7 @@ def test_a_set_takes_the_records_of_another_one():
 
 def test_plain_files_have_no_parts():
     config = config_in(plan(sft_job(), world(BASE), CLUSTER), SFTConfig)
-    assert config.dataset.part is None
+    assert config.datasets[0].source.part is None
 
 
 def test_a_model_that_would_be_tuned_on_its_own_answers_is_a_loop():

@@ -162,7 +162,7 @@ def assert_same_weights(root, work, other="one", *, modules=False):
     for name, expected in theirs.items():
         difference = mine[name] - expected
         if modules:
-            assert difference.norm() <= 1e-4 * expected.norm(), name
+            assert difference.norm() <= 5e-4 * expected.norm(), name
         assert difference.abs().max() <= (2e-3 if modules else TOLERANCE) * expected.abs().max(), name
 
 

@@ -125,6 +125,7 @@ def test_a_gauge_that_was_never_set_is_not_there_rather_than_nought():
 def test_the_gauges_that_an_operator_of_a_cluster_looks_for_have_names():
     wanted = {"progress_ratio", "loss", "tokens_per_second", "learning_rate", "gpu_memory_bytes"}
     wanted |= {"checkpoint_timestamp_seconds", "step", "grad_norm", "idle_seconds", "remaining_seconds", "mfu"}
+    wanted |= {"records", "records_dropped", "requests", "request_tokens", "cost"}
     assert wanted | {"heldout_loss", "steps_not_finite", "rewinds"} == set(GAUGES)
 
 
