@@ -51,6 +51,8 @@ class Sampling:
     """The same, for each time the answer has the token."""
     logprobs: int | None = None
     """Asks for log-probabilities, and for those of this many most probable tokens beside."""
+    adapter: str | None = None
+    """The adapter that is asked for by its name; None for the model alone."""
     grammar: Grammar | None = None
     """What the answer has to be in the language of."""
 
