@@ -12,6 +12,7 @@ from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
 from herdsman.core import conditions, preflight, volumes
 from herdsman.core.attempts import seconds_worked
+from herdsman.core.hot_adapters import hot_adapters
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
 from herdsman.core.kinds import REGISTRY, RUN_KINDS, model_server
@@ -114,14 +115,20 @@ def _remembered(resource: AnyResource, run: Run, world: World, base: Plan) -> Pl
 def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     rules = REGISTRY[resource.kind]
     inputs = resolve(resource, rules.needs(resource), world, site)
-    refused = inputs.refused or (None if inputs.waiting else rules.contract(resource, inputs, world))
+    refused = model_server.impossible(resource, site) or inputs.refused
+    if refused is None and not inputs.waiting:
+        refused = rules.contract(resource, inputs, world)
     if refused is not None or inputs.waiting:
         return replace(base, refused=refused, waiting_for=inputs.waiting, requeue_after=LOOK_AGAIN)
-    children = server_manifests(resource, model_server.config(resource, inputs, site), _claims(inputs), site)
+    hot = hot_adapters(resource, inputs, world, site)
+    config = model_server.config(resource, inputs, site)
+    children = server_manifests(resource, config, _claims(inputs) | hot.claims, site, hot.listed(site))
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
     unwanted = unwanted_children(resource, children, world.server)
-    return replace(base, children=tuple(children), unwanted=tuple(unwanted))
+    again = LOOK_AGAIN if any(adapter.problem is not None for adapter in hot.plans) else None
+    planned = replace(base, children=tuple(children), unwanted=tuple(unwanted))
+    return replace(planned, adapters=hot.plans, requeue_after=again)
 
 
 def _claims(inputs: Inputs) -> frozenset[str]:

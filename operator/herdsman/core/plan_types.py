@@ -25,6 +25,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class HotAdapterPlan:
+    """An adapter that a server is to load while it runs."""
+
+    name: str
+    problem: Problem | None = None
+    """Why it cannot be loaded, or not yet."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What should exist for one resource, now."""
 
@@ -47,5 +56,7 @@ class Plan:
     """Names of Jobs of a finished run that ttlSecondsAfterFinished has run out for: to be deleted with their pods."""
     unwanted: tuple[Key, ...] = ()
     """Optional children that the spec does not ask for, or no longer: deleted where they exist and are its own."""
+    adapters: tuple[HotAdapterPlan, ...] = ()
+    """The hot adapters of a server."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.v1alpha1.registry import AnyResource
-from herdsman.api.v1alpha1.status import CheckpointStatus, Metric, Progress
+from herdsman.api.v1alpha1.status import AdapterStatus, CheckpointStatus, Metric, Progress
 
 
 class Key(NamedTuple):
@@ -85,6 +85,8 @@ class ServerFacts:
     """The ConfigMap that all replicas have; None while some have another one."""
     configs: tuple[str, ...] = ()
     """All ConfigMaps of the server that exist."""
+    adapters: tuple[tuple[AdapterStatus, ...], ...] = ()
+    """What each replica that was heard says of its hot adapters."""
 
 
 @dataclass(frozen=True)
