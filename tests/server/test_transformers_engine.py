@@ -122,7 +122,7 @@ def test_a_served_model_has_answered_once_before_it_is_handed_on(model, monkeypa
     monkeypatch.setattr(
         engine_class, "generate", lambda self, *arguments: (asked.append(arguments[0]), generate(self, *arguments))
     )
-    served = load_served_model(server_config(model))
+    served = load_served_model(server_config(model)).served
     assert len(asked) == 1
     assert served.template.name == "alpaca"
     assert served.starts_with_bos
@@ -158,7 +158,7 @@ def test_the_template_of_the_tuning_wins_over_what_files_show(tmp_path):
     for path in model.iterdir():
         (draft / path.name).write_bytes(path.read_bytes())
     publish_artifact(config, draft, kind="model", prompt_template="alpaca")
-    assert load_served_model(server_config(tmp_path / "work/artifact")).template.name == "alpaca"
+    assert load_served_model(server_config(tmp_path / "work/artifact")).served.template.name == "alpaca"
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,14 @@ from herdsman_server.wanted import AnyRequest, wanted_generations
 from herdsman_server.work_queue import Job, QueueClosedError, QueueFullError, WorkQueue
 
 
-def opened(state: ServerState) -> tuple[ServedModel, WorkQueue]:
-    """Return the model and its queue; ApiError 503 before it is loaded."""
+def opened(state: ServerState, name: str) -> tuple[ServedModel, WorkQueue]:
+    """Return what a name stands for and its queue; ApiError 503 before it is loaded, 404 where there is no such thing."""
     if state.served is None or state.queue is None:
+        check_model(state, name)
         raise ApiError(503, "The model is still loading; try again shortly.", headers={"Retry-After": "5"})
-    return state.served, state.queue
+    if (served := state.model(name)) is None:
+        raise _no_such_model(state, name)
+    return served, state.queue
 
 
 def submit(queue: WorkQueue, jobs: Sequence[Job]) -> None:
@@ -45,8 +48,7 @@ async def complete(
 ) -> Response:
     """Answer a request for completions, streamed or whole; `reshape` may give a whole one another shape."""
     began = time.monotonic()
-    check_model(state, body.model)
-    served, queue = opened(state)
+    served, queue = opened(state, body.model)
     # Encoding a long text takes a while and stays off the event loop.
     wanted = await run_in_threadpool(wanted_generations, served, state.limits, body)
     for each in wanted:
@@ -93,7 +95,12 @@ def _since(began: float) -> float:
 
 
 def check_model(state: ServerState, name: str) -> None:
-    """Raise ApiError 404 for any model but the one that is served."""
-    if name != state.model_name:
-        message = f"The model {name!r} does not exist; this server has {state.model_name!r}."
-        raise ApiError(404, message, code="model_not_found", param="model")
+    """Raise ApiError 404 for any name but those of the model and of its adapters."""
+    if name not in state.model_names:
+        raise _no_such_model(state, name)
+
+
+def _no_such_model(state: ServerState, name: str) -> ApiError:
+    known = ", ".join(repr(each) for each in state.model_names)
+    message = f"The model {name!r} does not exist; this server has {known}."
+    return ApiError(404, message, code="model_not_found", param="model")

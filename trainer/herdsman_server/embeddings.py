@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.answers import ENGINE_FAILED
-from herdsman_server.completions import check_model, opened, submit
+from herdsman_server.completions import opened, submit
 from herdsman_server.connection import ClientLeftError, while_connected
 from herdsman_server.engine import Engine, ServedModel, UnsupportedError
 from herdsman_server.gate import check_prompt
@@ -63,8 +63,10 @@ class Embedding:
 async def embed(state: ServerState, body: EmbeddingsRequest, request: Request) -> Response:
     """Answer a request for vectors."""
     began = time.monotonic()
-    check_model(state, body.model)
-    served, queue = opened(state)
+    served, queue = opened(state, body.model)
+    if served.adapter is not None:
+        message = f"Embeddings are those of the model itself: ask for {state.model_name!r} instead of {body.model!r}."
+        raise ApiError(400, message, param="model")
     texts = await run_in_threadpool(_texts, served, state.limits, body)
     job = Embedding(texts)
     submit(queue, [job])

@@ -47,6 +47,8 @@ class _Piece(NamedTuple):
 class LlamaCppEngine:
     """Computes answers with llama.cpp, several at once; they share the memory of one context."""
 
+    broken = None
+
     def __init__(
         self, path: Path, *, context_length: int, device: str = "cpu", parallel: int = 1, exact: bool = False
     ) -> None:

@@ -18,6 +18,7 @@ class OneAtATime:
     """Computes answers with a transformers model, one at a time."""
 
     parallel = 1
+    broken = None
 
     def __init__(self, model: Any) -> None:
         self._model = model

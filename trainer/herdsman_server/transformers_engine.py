@@ -34,7 +34,12 @@ Engine = BatchingEngine | OneAtATime
 
 
 def load_engine(
-    chain: Chain, device: str, *, parallel: int | None = None, quantisation: str | None = None
+    chain: Chain,
+    device: str,
+    *,
+    parallel: int | None = None,
+    quantisation: str | None = None,
+    hot: bool = False,
 ) -> Engine:
     """Merge a chain in memory and return the engine that serves it.
 
@@ -62,7 +67,7 @@ def load_engine(
     model.tie_weights()
     model.generation_config = GenerationConfig()  # what a request leaves out is decided here, not by the model's files
     model.requires_grad_(False).eval()
-    return engine_of(model.to(device), parallel=parallel, quantisation=quantisation)
+    return engine_of(model.to(device), parallel=parallel, quantisation=quantisation, hot=hot)
 
 
 def engine_of(
@@ -72,10 +77,12 @@ def engine_of(
     quantisation: str | None = None,
     kv_tokens: int | None = None,
     budget: int | None = None,
+    hot: bool = False,
 ) -> Engine:
     """Return the engine of a model that is loaded; one that batches takes it apart.
 
-    `kv_tokens` is the room for conversations, all that is left unless given. Raises Temporary where too little is left.
+    `kv_tokens` is the room for conversations, all that is left unless given; `hot` leaves some of it for adapters that
+    come later. Raises Temporary where too little is left.
     """
     if (reason := why_not(model)) is not None:
         log.warning("Answers are computed one at a time: %s, and batches are made of Llamas only.", reason)
@@ -90,7 +97,7 @@ def engine_of(
         llama = BatchedLlama(model, context_length=longest, quantisation=quantisation)
     each = bytes_per_token(len(llama.layers), llama.groups, llama.width, llama.dtype)
     most = slots * blocks_of(longest)
-    blocks = blocks_of(kv_tokens) if kv_tokens else min(room(llama.device) // each // BLOCK, most)
+    blocks = blocks_of(kv_tokens) if kv_tokens else min(room(llama.device, hot=hot) // each // BLOCK, most)
     tokens = blocks * BLOCK
     context = min(longest, tokens)
     if context < min(SHORTEST, longest):

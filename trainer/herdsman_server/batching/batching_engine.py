@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 0.1
 """How long a pass over prompts should take at most while answers go on."""
+FAILURES = 3
+"""Passes that may fail in a row."""
 FEWEST = 32
 """Tokens such a pass has at least."""
 
@@ -26,6 +28,7 @@ class BatchingEngine:
     def __init__(self, passes: Passes, *, parallel: int, context_length: int, budget: int) -> None:
         self.parallel = parallel
         self.context_length = context_length
+        self.model = passes.model
         self._passes = passes
         self._scheduler = Scheduler(passes.memory.extents, parallel, context_length, budget)
         self.adapters = Adapters(passes, self._asked)
@@ -34,10 +37,16 @@ class BatchingEngine:
         self._news: list[Sequence] = []
         self._calls: list[_Call] = []
         self._closed = False
+        self._failures = 0
         self._rate = 0.0
         """Tokens of prompts a second, as measured."""
         self._thread = threading.Thread(target=self._work, name="batching", daemon=True)
         self._thread.start()
+
+    @property
+    def broken(self) -> str | None:
+        """Why it will hardly answer again: a GPU that has failed stays so until the process ends."""
+        return f"the last {self._failures} passes have failed" if self._failures >= FAILURES else None
 
     def generate(self, prompt: Ids[int], sampling: Sampling, stop_ids: frozenset[int], on_token: OnToken) -> None:
         """Compute an answer among others; `on_token` is called from the engine's thread."""
@@ -87,9 +96,11 @@ class BatchingEngine:
         while self._take_news(wait=flight is None):
             try:
                 flight, began = self._step(flight, began)
+                self._failures = 0
             except Exception as error:
                 log.exception("A pass failed.")
                 flight = None
+                self._failures += 1
                 self._fail_all(error)
 
     def _take_news(self, *, wait: bool) -> bool:

@@ -16,6 +16,10 @@ from herdsman_server.batching.scheduler import Part, Pass
 from herdsman_server.engine import Logprobs
 
 
+TEXTS_AT_ONCE = 8
+"""Texts whose vectors are computed in one pass."""
+
+
 @dataclass(frozen=True)
 class Flight:
     """The result of a pass, which may still be on its way from the device."""
@@ -71,17 +75,25 @@ class Passes:
     def embed(self, texts: Items[Items[int]]) -> list[list[float]]:
         """Return the mean of the last layer's states over the tokens of each text, at length 1."""
         vectors: list[list[float]] = []
-        model = self.model
         with torch.inference_mode():
-            for text in texts:
-                count = len(text)
-                keys = torch.empty(count, model.groups, model.width, dtype=model.dtype, device=model.device)
-                memory = [(keys, torch.empty_like(keys))] * len(model.layers)
-                places = torch.arange(count, device=model.device)
-                batch = Batch(self._to_device(list(text)), places, places, self._attention([Stretch(count, 0, count)]))
-                mean = model.states(batch, memory).float().mean(dim=0)
-                vectors.append(torch.nn.functional.normalize(mean, dim=0).tolist())
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                vectors += self._embed_together(texts[start : start + TEXTS_AT_ONCE])
         return vectors
+
+    def _embed_together(self, texts: Items[Items[int]]) -> list[list[float]]:
+        model, lengths = self.model, [len(text) for text in texts]
+        count = sum(lengths)
+        keys = torch.empty(count, model.groups, model.width, dtype=model.dtype, device=model.device)
+        # Nothing is kept: each layer's keys and values take the place of those before.
+        memory = [(keys, torch.empty_like(keys))] * len(model.layers)
+        starts = [sum(lengths[:place]) for place in range(len(lengths))]
+        attention = self._attention([Stretch(n, start, n) for start, n in zip(starts, lengths, strict=True)])
+        ids = self._to_device([token for text in texts for token in text])
+        positions = self._to_device([place for length in lengths for place in range(length)])
+        batch = Batch(ids, positions, torch.arange(count, device=model.device), attention)
+        means = [part.float().mean(dim=0) for part in model.states(batch, memory).split(lengths)]
+        found: list[list[float]] = torch.nn.functional.normalize(torch.stack(means), dim=-1).tolist()
+        return found
 
     def record(self, sizes: int) -> None:
         """Record the passes of up to so many rows, which would else be done when they are first needed."""
