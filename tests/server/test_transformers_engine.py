@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import peft_models as build
-from herdsman.api.job_config import ServerConfig
 from herdsman_server.engine import Sampling
 from herdsman_server.loading import choose_template, load_served_model, starts_with_bos
 from herdsman_server.transformers_engine import load_engine
@@ -15,7 +14,7 @@ from herdsman_trainer.artifacts import draft_artifact, publish_artifact
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from herdsman_trainer.weights.chain import open_chain
-from run_configs import owner, run_config, source
+from run_configs import run_config, server_config
 from tiny import tiny_bpe_tokenizer, tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
 
 PROMPT = [1, 40, 50, 60, 70]
@@ -102,17 +101,6 @@ def test_adapters_are_served_as_their_merge_is(tmp_path, tied):
     reference.resize_token_embeddings(410, mean_resizing=False)
     reference.load_state_dict(state)
     assert say(engine, stop_ids=frozenset()) == greedy_by_hand(reference, 12)
-
-
-def server_config(model, adapters=(), **options):
-    return ServerConfig(
-        owner=owner(kind="ModelServer"),
-        model=source(model),
-        adapters=[source(path, field="spec.adapters[0]") for path in adapters],
-        model_name="demo",
-        port=8000,
-        **options,
-    )
 
 
 def test_a_served_model_has_answered_once_before_it_is_handed_on(model, monkeypatch):
