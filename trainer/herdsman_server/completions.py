@@ -59,7 +59,7 @@ async def complete(
     submit(queue, answers.generations)
     prompt_tokens = sum(len(each.prompt) for each in wanted[:: body.n])
     answer = Answer(body, body.model, prompt_tokens, len(wanted))
-    events = while_connected(request, answers.events())
+    events = while_connected(request, answers.events(), answers.leave)
     seconds = state.metrics.request_seconds.labels(request.scope["route"].path)
     if body.stream:
         chunks = _released(queue, answers, answer.stream(events), lambda: seconds.observe(_since(began)))

@@ -49,9 +49,16 @@ class Embedding:
         """Tell that there are no vectors."""
         self._tell(error)
 
+    def leave(self) -> None:
+        """Say that the client has left."""
+        self._tell(ClientLeftError())
+
     async def outcome(self) -> AsyncIterator[Vectors | Exception]:
-        """Yield the vectors, or the error."""
-        yield await self._done.get()
+        """Yield the vectors, or the error; raises ClientLeftError where nobody wants them any more."""
+        outcome = await self._done.get()
+        if isinstance(outcome, ClientLeftError):
+            raise outcome
+        yield outcome
 
     def _tell(self, outcome: Vectors | Exception) -> None:
         try:
@@ -70,8 +77,10 @@ async def embed(state: ServerState, body: EmbeddingsRequest, request: Request) -
     texts = await run_in_threadpool(_texts, served, state.limits, body)
     job = Embedding(texts)
     submit(queue, [job])
+    vectors: Vectors | Exception = []
     try:
-        vectors = await anext(aiter(while_connected(request, job.outcome())))
+        async for vectors in while_connected(request, job.outcome(), job.leave):
+            pass
     except ClientLeftError:
         return Response(status_code=499)  # nobody reads it; it is counted under this status
     finally:
