@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test real-data e2e images bench-operator bench-merge lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test real-data e2e images bench-operator bench-merge bench-serve lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-operator: install ## measure the operator on the test cluster with up to 5
 
 bench-merge: install ## measure the merge beside peft's and beside separate steps, on a 7B shape (30 GB of disk)
 	$(BIN)/python benchmarks/merge.py --record benchmarks/merge.md
+
+bench-serve: install ## measure the servers: the running batch beside one answer at a time, and llama.cpp (8 minutes)
+	$(BIN)/python benchmarks/serve.py --record benchmarks/serve.md
 
 lock: install ## renew the locked requirements of the images
 	$(BIN)/python images/lock.py

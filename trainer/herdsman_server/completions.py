@@ -18,6 +18,9 @@ from herdsman_server.state import ServerState
 from herdsman_server.wanted import AnyRequest, wanted_generations
 from herdsman_server.work_queue import Job, QueueClosedError, QueueFullError, WorkQueue
 
+SHORT = 4000
+"""Characters that are encoded in less than a millisecond or two."""
+
 
 def opened(state: ServerState, name: str) -> tuple[ServedModel, WorkQueue]:
     """Return what a name stands for and its queue; ApiError 503 before it is loaded, 404 where there is no such thing."""
@@ -49,8 +52,11 @@ async def complete(
     """Answer a request for completions, streamed or whole; `reshape` may give a whole one another shape."""
     began = time.monotonic()
     served, queue = opened(state, body.model)
-    # Encoding a long text takes a while and stays off the event loop.
-    wanted = await run_in_threadpool(wanted_generations, served, state.limits, body)
+    # Encoding a long text takes a while and stays off the event loop; for a short one that would be a detour.
+    if body.characters <= SHORT and body.response_format is None:
+        wanted = wanted_generations(served, state.limits, body)
+    else:
+        wanted = await run_in_threadpool(wanted_generations, served, state.limits, body)
     for each in wanted:
         check_prompt(state.limits, len(each.prompt))
     if body.stream:

@@ -93,6 +93,7 @@ class Answers:
         try:
             self._loop.call_soon_threadsafe(self._woken.set)
         except RuntimeError:
+            self._waking = False
             return False
         return True
 
