@@ -99,7 +99,11 @@ class LlamaCppEngine:
                 if not all(_say(on_token, sampling, *each) for each in tokens) or ended or not tokens:
                     return
                 said += [token for token, _ in tokens]
-                step = 1 if singly else _next_step(len(tokens), time.monotonic() - began)
+                if sampling.seed is None and not singly:
+                    step = _next_step(len(tokens), time.monotonic() - began)
+                else:
+                    # A seed means the same answer, and so the same requests, however long they take.
+                    step = 1 if singly else FEWEST_AT_ONCE
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:  # noqa: ARG002
         """Refuse: llama.cpp computes either answers or vectors."""
