@@ -145,7 +145,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         say(f"the gateway adds {found['gateway']['added, ms p99']:.2f} ms p99 to a first token")
         client = parts.Client()
         bodies = [parts.body(prompt, sampling) for prompt in asked]
-        common = {"port": port, "path": "/v1/completions", "chunk": "openai", "bodies": bodies, "seconds": options.seconds}
+        common = {
+            "port": port,
+            "path": "/v1/completions",
+            "chunk": "openai",
+            "bodies": bodies,
+            "seconds": options.seconds,
+        }
         for clients in options.clients:
             run = client(kind="closed", clients=clients, **common)
             found[f"gateway, c = {clients}"] = parts.figures(run, options.seconds)
@@ -196,7 +202,9 @@ def goals(options: argparse.Namespace, found: dict[str, Any]) -> dict[str, tuple
 
 def report(options: argparse.Namespace, found: dict[str, Any], reached: dict[str, Any], load: float) -> str:
     """Return the page."""
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
+    where = (
+        torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
+    )
     if options.device == "cpu":
         where += f", load {load:.1f} before"
     bits = f", {options.quantisation}" if options.quantisation else ""
@@ -220,7 +228,10 @@ def report(options: argparse.Namespace, found: dict[str, Any], reached: dict[str
         "",
         "| goal | reached | wanted |",
         "| --- | ---: | ---: |",
-        *(f"| {name} | {got:.2f}{'' if met else ' (missed)'} | {want:g} |" for name, (got, want, met) in reached.items()),
+        *(
+            f"| {name} | {got:.2f}{'' if met else ' (missed)'} | {want:g} |"
+            for name, (got, want, met) in reached.items()
+        ),
         "",
         "```json",
         json.dumps({"options": {name: value for name, value in vars(options).items() if name != "record"}, **found}),

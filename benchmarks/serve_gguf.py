@@ -43,7 +43,9 @@ def beside_its_own_server(root: Path, options: argparse.Namespace, say: Callable
         for clients in counts:
             run = client(kind="closed", clients=clients, seconds=options.seconds, **common)
             found[f"llamacpp, gateway, c = {clients}"] = parts.figures(run, options.seconds)
-            say(f"llamacpp, c = {clients}: {found[f'llamacpp, gateway, c = {clients}']['tokens a second']:.1f} tokens/s")
+            say(
+                f"llamacpp, c = {clients}: {found[f'llamacpp, gateway, c = {clients}']['tokens a second']:.1f} tokens/s"
+            )
     own = _own_server(path, context, options.device)
     bodies = [parts.llama_cpp_body(prompt, sampling) for prompt in asked]
     common = {"path": "/completion", "chunk": "llama.cpp", "bodies": bodies, **own}

@@ -156,7 +156,9 @@ def llama_cpp_body(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def directly(engine: Any, clients: int, seconds: float, asked: Sequence[Sequence[int]], sampling: Any) -> dict[str, Any]:
+def directly(
+    engine: Any, clients: int, seconds: float, asked: Sequence[Sequence[int]], sampling: Any
+) -> dict[str, Any]:
     """Ask an engine from as many threads as there are clients; `sampling` may differ by the number of the client."""
     began = time.monotonic()
     until = began + seconds

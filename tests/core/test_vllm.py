@@ -86,7 +86,9 @@ def test_hot_adapters_and_four_bits_are_options():
     assert given["--quantization"] == ["bitsandbytes"]
 
 
-@pytest.mark.parametrize(("spec", "port"), [({}, 8001), ({"port": 8001}, 8002), ({"port": 8001, "metricsPort": 8002}, 8003)])
+@pytest.mark.parametrize(
+    ("spec", "port"), [({}, 8001), ({"port": 8001}, 8002), ({"port": 8001, "metricsPort": 8002}, 8003)]
+)
 def test_our_container_knows_where_it_is_and_no_port_is_taken_twice(spec, port):
     assert config(**spec)["upstream"] == f"http://127.0.0.1:{port}"
     given, _ = arguments(**spec)
@@ -111,7 +113,11 @@ def test_dollars_in_arguments_are_not_expanded():
 REFUSED = {
     "on one machine": (LAPTOP, {}, "herdsman run starts no containers"),
     "with eight bits": (CLUSTER, {"quantisation": "int8"}, "no 8 bits"),
-    "with adapters that are to be merged": (CLUSTER, {"adapters": [{"sftJob": "law"}]}, "Merge|reads the model as it is"),
+    "with adapters that are to be merged": (
+        CLUSTER,
+        {"adapters": [{"sftJob": "law"}]},
+        "Merge|reads the model as it is",
+    ),
 }
 
 

@@ -80,7 +80,9 @@ def test_nothing_is_lost_between_a_thread_and_the_loop():
             answers.tell(0, END)
 
         threading.Thread(target=speak).start()
-        return "".join([event.text async for _, event in answers.events() if isinstance(event, Piece)]), "".join(numbers)
+        return "".join([event.text async for _, event in answers.events() if isinstance(event, Piece)]), "".join(
+            numbers
+        )
 
     found, expected = asyncio.run(asyncio.wait_for(listen(), 20))
     assert found == expected

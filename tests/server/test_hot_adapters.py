@@ -109,9 +109,7 @@ def test_an_adapter_goes_when_its_answers_are_complete_and_others_stay_what_they
     going.join(20)
     assert slow.tokens == by_peft(base, adapters["law"], steps=40)
     requests = together(engine, [asked("med"), asked("own"), asked(None)])
-    assert [each.tokens for each in requests] == [
-        by_peft(base, adapters.get(name)) for name in ("med", "own", None)
-    ]
+    assert [each.tokens for each in requests] == [by_peft(base, adapters.get(name)) for name in ("med", "own", None)]
     engine.loader.load("law", adapters["law"])
     assert asked("law").ask(engine).tokens == by_peft(base, adapters["law"])
 

@@ -108,7 +108,9 @@ def say(engine, sampling, stop_ids=frozenset({2}), enough=100):
 
 def test_ids_go_in_and_come_out_with_everything_that_was_asked(engine, vllm):
     vllm.says = [5, 6, 2]
-    sampling = Sampling(max_tokens=9, temperature=0.7, top_p=0.8, top_k=5, repetition_penalty=1.2, seed=3, adapter="law")
+    sampling = Sampling(
+        max_tokens=9, temperature=0.7, top_p=0.8, top_k=5, repetition_penalty=1.2, seed=3, adapter="law"
+    )
     assert say(engine, sampling) == [(5, None), (6, None), (2, None)]
     ((path, body),) = vllm.asked
     assert path == "/v1/completions"

@@ -100,7 +100,6 @@ class Engine(Protocol):
         Raises UnsupportedError where the engine has no such states.
         """
 
-
     @property
     def broken(self) -> str | None:
         """Why it will never answer again, so that only a restart helps; None as long as it may."""

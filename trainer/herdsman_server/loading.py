@@ -95,9 +95,7 @@ def _load_vllm(config: ServerConfig, directory: Path, startup: Startup) -> Loade
     return Loaded(served, _hot_adapters(config, engine, served, startup))
 
 
-def _hot_adapters(
-    config: ServerConfig, loader: HotLoader, served: ServedModel, startup: Startup
-) -> HotAdapters | None:
+def _hot_adapters(config: ServerConfig, loader: HotLoader, served: ServedModel, startup: Startup) -> HotAdapters | None:
     """Load the adapters of the list, before the first client comes, and keep an eye on it."""
     if config.adapters_file is None:
         return None

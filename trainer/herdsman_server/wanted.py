@@ -65,9 +65,7 @@ def text_ids(served: ServedModel, text: Text, field: str) -> list[int]:
     return ids
 
 
-def _sampling(
-    request: AnyRequest, tokens: int, choice: int, grammar: Grammar | None, adapter: str | None
-) -> Sampling:
+def _sampling(request: AnyRequest, tokens: int, choice: int, grammar: Grammar | None, adapter: str | None) -> Sampling:
     # JSON repeats its quotes and braces: only who asks for it gets them penalised.
     penalised = grammar is None or "repetition_penalty" in request.model_fields_set
     return Sampling(

@@ -30,7 +30,9 @@ class HotAdapters:
 
     def listed(self, site: Site) -> AdapterList:
         """Return what the replicas read."""
-        return AdapterList(adapters=[ListedAdapter(name=name, source=found.to_input(site)) for name, found in self.there])
+        return AdapterList(
+            adapters=[ListedAdapter(name=name, source=found.to_input(site)) for name, found in self.there]
+        )
 
     @property
     def claims(self) -> frozenset[str]:
