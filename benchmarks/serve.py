@@ -1,13 +1,14 @@
-"""Serving: the running batch beside the engine called directly, beside one `generate` at a time, beside llama.cpp's server.
+"""Serving: the running batch through the gateway and called directly, and beside one `generate` at a time.
 
     python benchmarks/serve.py --device cuda --shape 7b     # a bare GPU: random weights, made there; about 4 minutes
     python benchmarks/serve.py --shape 135m                 # this CPU
 
-Clients ask for answers of --tokens tokens to prompts of random lengths, with the sampling that is the server's default. In
-closed loops each of c clients asks again when it has its answer; in a Poisson process clients come at a mean rate, whatever
-becomes of the others. "Directly" calls the engine from threads of the same process; the gateway is the server's own, asked
-over HTTP by another process. "As the original" is what Chinese-LLaMA-Alpaca's server does: `generate` of transformers, one
-request after the other. What the gateway adds to a first token is measured with one client, alternating with direct calls.
+Clients ask for answers of --tokens tokens to prompts of random lengths, with the sampling that is the server's default.
+In closed loops each of c clients asks again when it has its answer; in a Poisson process clients come at a mean rate,
+whatever becomes of the others. "Directly" calls the engine from threads of the same process; the gateway is the
+server's own, asked over HTTP by another process. "As the original" is what Chinese-LLaMA-Alpaca's server does:
+`generate` of transformers, one request after the other. What the gateway adds to a first token is measured with one
+client, alternating with direct calls.
 
 On a CPU llama.cpp's own server (xllamacpp) is measured beside our engine llamacpp on the same GGUF file, where it is
 installed. The goals stand beside the figures; the exit code is 1 where one is missed.
@@ -26,8 +27,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("operator", "trainer", "benchmarks")]
 
 import serve_parts as parts
 import torch
@@ -85,7 +84,7 @@ def as_the_original(model: Any, asked: Sequence[Sequence[int]], sampling: Sampli
 
 
 def added_by_the_gateway(engine: Any, port: int, prompt: Sequence[int], sampling: Sampling) -> dict[str, float]:
-    """Return what the way through the gateway adds to the first token, in ms: alternating, so that both see the same."""
+    """Return what the way through the gateway adds to the first token, in ms; taken by turns."""
     client = parts.Client()
     short = replace(sampling, max_tokens=2)
     one = {"port": port, "path": "/v1/completions", "chunk": "openai", "bodies": [parts.body(prompt, short)]}
@@ -221,10 +220,11 @@ def report(options: argparse.Namespace, found: dict[str, Any], reached: dict[str
     gateway = found["gateway"]
     lines += [
         "",
-        f"A first token with one client: directly {gateway['directly, ms p50']:.2f} ms ({gateway['directly, ms p99']:.2f} "
-        f"p99), through the gateway {gateway['gateway, ms p50']:.2f} ms ({gateway['gateway, ms p99']:.2f} p99). The engine "
-        f"was ready {found['startup']['seconds']:.1f} s after the weights, passes recorded: "
-        f"{'yes' if found['startup']['recorded'] else 'no'}; room for {found['room, tokens']:,} tokens of conversations.",
+        f"A first token with one client: directly {gateway['directly, ms p50']:.2f} ms "
+        f"({gateway['directly, ms p99']:.2f} p99), through the gateway {gateway['gateway, ms p50']:.2f} ms "
+        f"({gateway['gateway, ms p99']:.2f} p99). The engine was ready {found['startup']['seconds']:.1f} s after the "
+        f"weights, passes recorded: {'yes' if found['startup']['recorded'] else 'no'}; room for "
+        f"{found['room, tokens']:,} tokens of conversations.",
         "",
         "| goal | reached | wanted |",
         "| --- | ---: | ---: |",

@@ -1,7 +1,7 @@
-"""Asks a server from a process of its own, so that what is measured is the server: commands on stdin, figures on stdout.
+"""Asks a server from a process of its own, so that the server is measured: commands on stdin, figures on stdout.
 
-A command is a line of JSON: {"port", "path", "kind": "closed" | "poisson" | "once", ...}; the answer is one too. Bodies are
-made by whoever commands; of answers only the times of their events are kept. Plain sockets, no HTTP library.
+A command is a line of JSON: {"port", "path", "kind": "closed" | "poisson" | "once", ...}; the answer is one too. Bodies
+are made by whoever commands; of answers only the times of their events are kept. Plain sockets, no HTTP library.
 """
 
 import asyncio

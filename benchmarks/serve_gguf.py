@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import serve_parts as parts
 import sentencepiece
+import serve_parts as parts
 import torch
 
 from herdsman.api.job_config import Input, LoRAMergeConfig, Owner, WorkspaceDir

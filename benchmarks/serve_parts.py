@@ -1,4 +1,4 @@
-"""What the benchmark of serving is made of: a random model, a stand-in for its tokenizer, a gateway, a client, figures."""
+"""What the benchmark of serving is made of: a random model, a stand-in for its tokenizer, a gateway, a client."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Words:
     def bytes_of(self, token: int) -> bytes:
         return f" w{token}".encode()
 
-    def control_id(self, name: str) -> int | None:
+    def control_id(self, name: str) -> int | None:  # noqa: ARG002
         return None
 
 
@@ -171,7 +172,7 @@ def directly(
             pieces: list[tuple[float, int]] = []
             start = time.monotonic()
 
-            def on_token(token: int, logprobs: object = None, /, pieces: Any = pieces) -> bool:
+            def on_token(*_: object, pieces: Any = pieces) -> bool:
                 pieces.append((time.monotonic(), 1))
                 return True
 
@@ -195,7 +196,7 @@ def figures(measured: dict[str, Any], seconds: float) -> dict[str, float]:
     tokens = sum(n for each in answered for at, n in each["pieces"] if since <= at <= until)
     waits = [each["pieces"][0][0] - each["asked"] for each in counted]
     pieces = [each["pieces"] for each in counted]
-    gaps = [later[0] - before[0] for each in pieces for before, later in zip(each, each[1:], strict=False)]
+    gaps = [later[0] - before[0] for each in pieces for before, later in pairwise(each)]
     ended = [each["pieces"][-1][0] for each in answered]
     return {
         "tokens a second": tokens / (until - since),

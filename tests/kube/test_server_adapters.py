@@ -3,7 +3,7 @@
 import copy
 import json
 
-from kube.station import NAMESPACE, run
+from kube.station import run
 from kube.test_server_children import change, config_maps, deployment, pod_of_a_server, served, serving
 
 

@@ -354,3 +354,17 @@ def test_what_is_recorded_on_a_gpu_is_the_same_pass(model, make_engine, monkeypa
     expected = [by_generate(model, each.prompt, 50, repetition_penalty=1.2) for each in asked]
     assert [request.tokens for request in asked] == expected
     assert set(sizes) >= {4, 8}
+
+
+def test_where_nothing_can_be_recorded_passes_are_launched_piece_by_piece(model, make_engine, monkeypatch):
+    monkeypatch.setattr(attention, "kernel", by_hand)
+    monkeypatch.setattr(passes_module, "flash_works", lambda *_: True)
+
+    def record(self, size, *, adapters):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(DecodeGraphs, "_record", record)
+    engine = make_engine()
+    asked = together(engine, [Asked(prompt, GREEDY) for prompt in prompts(3)])
+    assert [request.tokens for request in asked] == [by_generate(model, each.prompt) for each in asked]
+    assert engine._passes.graphs is None

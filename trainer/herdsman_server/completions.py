@@ -23,7 +23,7 @@ SHORT = 4000
 
 
 def opened(state: ServerState, name: str) -> tuple[ServedModel, WorkQueue]:
-    """Return what a name stands for and its queue; ApiError 503 before it is loaded, 404 where there is no such thing."""
+    """Return what a name stands for and its queue; ApiError 503 before it is loaded, 404 for no such name."""
     if state.served is None or state.queue is None:
         check_model(state, name)
         raise ApiError(503, "The model is still loading; try again shortly.", headers={"Retry-After": "5"})

@@ -79,8 +79,8 @@ async def embed(state: ServerState, body: EmbeddingsRequest, request: Request) -
     submit(queue, [job])
     vectors: Vectors | Exception = []
     try:
-        async for vectors in while_connected(request, job.outcome(), job.leave):
-            pass
+        async for outcome in while_connected(request, job.outcome(), job.leave):
+            vectors = outcome
     except ClientLeftError:
         return Response(status_code=499)  # nobody reads it; it is counted under this status
     finally:

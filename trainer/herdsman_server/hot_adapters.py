@@ -49,7 +49,7 @@ class HotAdapters:
         template_of: Callable[[str | None], PromptTemplate],
         report: Path | None = None,
     ) -> None:
-        """Know nothing yet; `template_of` turns the name of the template an adapter was tuned with into the template."""
+        """Know nothing yet; `template_of` makes a template of the name that an adapter's manifest has."""
         self.loaded: Mapping[str, PromptTemplate] = {}
         """Adapters by name, with the prompt template of each."""
         self._file = file

@@ -11,7 +11,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 
 def serve_endpoint(host: str, port: int, registry: CollectorRegistry, adapters: Callable[[], bytes]) -> None:
-    """Answer from a thread of its own; `adapters` returns the JSON of /adapters. Raises OSError where the port is taken."""
+    """Answer from a thread of its own, /adapters with what `adapters` returns; OSError where the port is taken."""
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -12,7 +12,6 @@ from herdsman_server.keys import ApiKeys
 from herdsman_server.metrics import ServerMetrics
 from herdsman_server.work_queue import WorkQueue
 
-
 if TYPE_CHECKING:
     # It brings torch along, which takes seconds in which the port already answers.
     from herdsman_server.hot_adapters import HotAdapters

@@ -1,8 +1,8 @@
-"""What runs says of itself: rank 0 of every running Job is asked for its /progress, replicas of servers with hot adapters
-for their /adapters.
+"""What runs says of itself: rank 0 of every running Job is asked for its /progress, replicas of servers with hot
+adapters for their /adapters.
 
-The document is the Progress of the API as JSON, and may carry a member `checkpoint` with the CheckpointStatus; or it is an
-AdapterReport. Whoever does not answer is asked less and less often; nothing else depends on an answer.
+The document is the Progress of the API as JSON, and may carry a member `checkpoint` with the CheckpointStatus; or it is
+an AdapterReport. Whoever does not answer is asked less and less often; nothing else depends on an answer.
 """
 
 import asyncio

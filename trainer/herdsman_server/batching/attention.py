@@ -59,11 +59,10 @@ class Sliced:
             q = queries.view(1, groups, heads // groups, width)
             return functional.scaled_dot_product_attention(q, k, v).reshape(1, heads, width)
         q = queries.transpose(0, 1)[None]
-        shared = {"enable_gqa": True} if heads != groups else {}
-        if count == length:
-            result = functional.scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
-        else:
-            result = functional.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(count, length, q), **shared)
+        mask = None if count == length else self._mask(count, length, q)
+        result = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=heads != groups
+        )
         return result[0].transpose(0, 1)
 
     def _mask(self, count: int, length: int, like: torch.Tensor) -> torch.Tensor:
@@ -114,7 +113,7 @@ def kernel(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, wher
 
 
 def flash_works(heads: int, groups: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether FlashAttention is there for these shapes and says what it should: tried out, not looked up by versions."""
+    """Whether FlashAttention is there for these shapes and says what it should: it is tried out."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     random = torch.Generator(device=device).manual_seed(0)

@@ -1,8 +1,8 @@
 """Who has which part of the memory of keys and values: one contiguous extent each, in blocks.
 
 An extent grows where it is if the blocks behind it are free, and else somewhere else; what is scattered is pushed
-together. Moving is cheap, a few hundred megabytes at the speed of the memory, and in return every attention kernel reads
-a conversation as one piece.
+together. Moving is cheap, a few hundred megabytes at the speed of the memory, and in return every attention kernel
+reads a conversation as one piece.
 """
 
 from collections.abc import Hashable

@@ -2,19 +2,24 @@
 
 import logging
 from collections.abc import Sequence as Items
+from typing import Any
 
 import torch
 
 from herdsman_server.batching.attention import Flash
 from herdsman_server.batching.devices import sent
 from herdsman_server.batching.kv_memory import KvMemory
-from herdsman_server.batching.llama import BatchedLlama, Batch
+from herdsman_server.batching.llama import Batch, BatchedLlama
 from herdsman_server.batching.sampling import Slots
 
 log = logging.getLogger(__name__)
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Rows that are recorded; a pass takes the next larger size, with rows that nobody reads."""
+
+
+class CannotRecordError(Exception):
+    """A pass could not be recorded; it can still be launched piece by piece."""
 
 
 class DecodeGraphs:
@@ -26,7 +31,7 @@ class DecodeGraphs:
         self._slots = slots
         self._most_keys = most_keys
         self._graphs: dict[tuple[int, bool], _Recorded] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def forget(self) -> None:
         """Drop what was recorded with adapters: they have changed."""
@@ -35,7 +40,12 @@ class DecodeGraphs:
     def run(self, rows: Items[tuple[int, int, int, int]], *, adapters: bool) -> torch.Tensor:
         """Return the logits of rows: slot, position, start of the extent, and number of the adapter of each."""
         size = next(size for size in SIZES if size >= len(rows))
-        recorded = self._graphs.get((size, adapters)) or self._record(size, adapters=adapters)
+        recorded = self._graphs.get((size, adapters))
+        if recorded is None:
+            try:
+                recorded = self._record(size, adapters=adapters)
+            except RuntimeError as error:
+                raise CannotRecordError(str(error).splitlines()[0]) from error
         nobody = (len(self._slots.last) - 1, 0, self._memory.spare, 0)
         numbers = torch.tensor([*rows, *[nobody] * (size - len(rows))], dtype=torch.int64).T.contiguous()
         recorded.inputs.copy_(sent(numbers, self._model.device))
@@ -47,7 +57,7 @@ class DecodeGraphs:
         inputs[0] = len(self._slots.last) - 1
         inputs[2] = self._memory.spare
         offsets = torch.arange(size + 1, dtype=torch.int32, device=self._model.device)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):

@@ -1,8 +1,8 @@
 """Linear layers as the server computes them: as they are, or with weights in 8 or 4 bits.
 
-The packed products are PyTorch's own, for the CPU and for CUDA; there is no other package to install. Which of them works
-is tried out once for each device and type, and where none does the weights are unpacked for each product: slower, and in
-the same memory.
+The packed products are PyTorch's own, for the CPU and for CUDA; there is no other package to install. Which of them
+works is tried out once for each device and type, and where none does the weights are unpacked for each product: slower,
+and in the same memory.
 """
 
 import logging
@@ -57,7 +57,7 @@ class Int8Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return the product."""
         if self._packed:
-            y = torch.ops.aten._weight_int8pack_mm(x, self.weight, self._scale)
+            y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self._scale)
         else:
             y = functional.linear(x, self.weight.to(x.dtype)) * self._scale
         return y if self.bias is None else y + self.bias
@@ -150,7 +150,8 @@ def _int8_works(device: torch.device, dtype: torch.dtype) -> bool:
     def tried() -> torch.Tensor:
         x = torch.ones(3, 64, device=device, dtype=dtype)
         weight = torch.full((32, 64), 2, device=device, dtype=torch.int8)
-        return torch.ops.aten._weight_int8pack_mm(x, weight, torch.ones(32, device=device, dtype=dtype)) / 128
+        found: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, weight, torch.ones(32, device=device, dtype=dtype))
+        return found / 128
 
     return _works("8", device, tried)
 

@@ -60,7 +60,7 @@ class BatchedLlama:
     """A Llama whose passes are batches of tokens of several sequences."""
 
     def __init__(self, model: Any, *, context_length: int, quantisation: str | None = None) -> None:
-        """Take a LlamaForCausalLM apart: its modules lose their weights layer by layer, so that nothing is held twice."""
+        """Take a LlamaForCausalLM apart: its modules lose their weights, so that nothing is held twice."""
         config = model.config
         self.heads: int = config.num_attention_heads
         self.groups: int = config.num_key_value_heads or self.heads
@@ -80,7 +80,7 @@ class BatchedLlama:
         self._cosine, self._sine = cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous()
         tied = model.lm_head.weight is inner.embed_tokens.weight
         self.linear_shapes: dict[str, tuple[int, int]] = {
-            f"{name}.weight": tuple(module.weight.shape)
+            f"{name}.weight": (module.out_features, module.in_features)
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear)
         }

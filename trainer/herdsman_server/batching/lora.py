@@ -1,7 +1,8 @@
 """Adapters that tokens of the same pass may differ in: all of them are computed, and each token keeps its own.
 
-The low-rank matrices of all resident adapters stand side by side. For a token those of the others are masked out between
-the two products: exact zeros, whatever they hold. That costs two thin products, of the same shape whoever is in the pass.
+The low-rank matrices of all resident adapters stand side by side. For a token those of the others are masked out
+between the two products: exact zeros, whatever they hold. That costs two thin products, of the same shape whoever is in
+the pass.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """Carries a pass out: from the scheduler's decision to tokens that were chosen, or are on their way."""
 
+import logging
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -7,14 +8,15 @@ import torch
 
 from herdsman_server.batching.attention import Attention, Sliced, Stretch, flash, flash_works
 from herdsman_server.batching.devices import brought, sent
-from herdsman_server.batching.graphs import SIZES, DecodeGraphs
+from herdsman_server.batching.graphs import SIZES, CannotRecordError, DecodeGraphs
 from herdsman_server.batching.kv_memory import KvMemory
-from herdsman_server.batching.llama import BatchedLlama, Batch
+from herdsman_server.batching.llama import Batch, BatchedLlama
 from herdsman_server.batching.requests import Sequence
 from herdsman_server.batching.sampling import Chosen, Slots
 from herdsman_server.batching.scheduler import Part, Pass
 from herdsman_server.engine import Logprobs
 
+log = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 8
 """Texts whose vectors are computed in one pass."""
@@ -91,7 +93,7 @@ class Passes:
         ids = self._to_device([token for text in texts for token in text])
         positions = self._to_device([place for length in lengths for place in range(length)])
         batch = Batch(ids, positions, torch.arange(count, device=model.device), attention)
-        means = [part.float().mean(dim=0) for part in model.states(batch, memory).split(lengths)]
+        means = [part.float().mean(dim=0) for part in torch.split(model.states(batch, memory), lengths)]
         found: list[list[float]] = torch.nn.functional.normalize(torch.stack(means), dim=-1).tolist()
         return found
 
@@ -101,7 +103,7 @@ class Passes:
             with torch.inference_mode():
                 for size in SIZES:
                     if size < 2 * sizes:
-                        self.graphs.run([(len(self._slots.last) - 1, 0, self.memory.spare, 0)] * size, adapters=False)
+                        self._recorded([(len(self._slots.last) - 1, 0, self.memory.spare, 0)] * size, adapters=False)
                 torch.cuda.synchronize()
 
     def _beginnings(self, parts: Items[Part]) -> tuple[torch.Tensor | None, tuple[Sequence, ...]]:
@@ -136,13 +138,24 @@ class Passes:
         numbers = [(row.slot, row.computed, self.memory.start_of(row), row.adapter) for row in rows]
         for row in rows:
             row.computed += 1
-        if self.graphs is not None and len(rows) <= SIZES[-1]:
-            return self.graphs.run(numbers, adapters=with_adapters)
+        if (recorded := self._recorded(numbers, adapters=with_adapters)) is not None:
+            return recorded
         slots, positions, starts, adapters = self._to_device([list(each) for each in zip(*numbers, strict=True)])
         attention = self._attention([Stretch(1, start, position + 1) for _, position, start, _ in numbers])
         chosen = adapters if with_adapters else None
         batch = Batch(self._slots.last[slots], positions, starts + positions, attention, chosen)
         return self.model.logits(self.model.states(batch, self.memory.layers), chosen)
+
+    def _recorded(self, rows: Items[tuple[int, int, int, int]], *, adapters: bool) -> torch.Tensor | None:
+        """Return the logits of a recorded pass; None where there is none, and it has to be launched piece by piece."""
+        if self.graphs is None or len(rows) > SIZES[-1]:
+            return None
+        try:
+            return self.graphs.run(rows, adapters=adapters)
+        except CannotRecordError as error:
+            log.warning("Passes cannot be recorded here, and are launched piece by piece: %s", error)
+            self.graphs = None
+            return None
 
     def _attention(self, stretches: Items[Stretch]) -> Attention:
         return flash(stretches, self._context, self.model.device) if self._flash else Sliced(stretches)
@@ -157,6 +170,6 @@ class Passes:
             logprobs = chosen.logprobs
             away = None if logprobs is None else (brought(logprobs[0]), brought(logprobs[1]), brought(logprobs[2]))
             chosen = Chosen(brought(chosen.tokens), away)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return Flight(rows, chosen, event)

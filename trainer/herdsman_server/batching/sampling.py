@@ -1,8 +1,8 @@
 """The choice of the next tokens, of all rows of a pass at once on the device.
 
-What it depends on is each request's own: its figures, the tokens it has seen, and one number a token between 0 and 1 that
-the request itself draws. Who else is in the pass changes nothing. The order is that of transformers and of llama.cpp as we
-ask them: penalties of the answer, repetition penalty, temperature, top_k, top_p.
+What it depends on is each request's own: its figures, the tokens it has seen, and one number a token between 0 and 1
+that the request itself draws. Who else is in the pass changes nothing. The order is that of transformers and of
+llama.cpp as we ask them: penalties of the answer, repetition penalty, temperature, top_k, top_p.
 """
 
 from collections.abc import Sequence as Items
@@ -44,6 +44,7 @@ class Slots:
         """Tokens of prompt and answer."""
         self._said = torch.zeros(count + 1, vocabulary, dtype=torch.int16, device=device)
         """How often the answer has each token."""
+        self._yes = torch.ones((), dtype=torch.bool, device=device)
         self.last = torch.zeros(count + 1, dtype=torch.int64, device=device)
         """The token that was chosen last. The last row is nobody's."""
 
@@ -88,7 +89,7 @@ class Slots:
             tokens = torch.where(figures[:, 0] > 0, self._drawn(logits, figures, rows), tokens)
         self.last[slots] = tokens
         if any(each.repetition_penalty != 1.0 for each in wanted):
-            self._seen[slots, tokens] = True
+            self._seen.index_put_((slots, tokens), self._yes)
         if any(each.presence_penalty or each.frequency_penalty for each in wanted):
             self._said[slots, tokens] += 1
         if own is None or asked is None:

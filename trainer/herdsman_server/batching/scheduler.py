@@ -4,8 +4,8 @@ Prompts are computed in passes of at most so many tokens, several prompts in one
 between them the answers under way go on by a token each. While there are such answers, passes over prompts take half of
 the time at most: prompts that come meanwhile share the next pass, and nobody's answer stands still for longer than one.
 
-Memory is promised for a prompt and the beginning of its answer; an answer gets more as it grows. Where there is no more,
-whoever came last makes room and is computed again later. The first to come always goes on, so all come to an end.
+Memory is promised for a prompt and the beginning of its answer; an answer gets more as it grows. Where there is no
+more, whoever came last makes room and is computed again later. The first to come always goes on, so all come to an end.
 """
 
 from collections import deque

@@ -55,7 +55,8 @@ class ServerLimits(ApiModel):
     """Requests that may wait; more are refused with 429."""
     parallel: int | None = Field(default=None, ge=1, le=256)
     """Answers that are computed at once, in one running batch; unless set 64 on a GPU, and on a CPU 8 with transformers
-    and 4 with llama.cpp, where they share the memory of one context. They wait where memory for conversations is taken."""
+    and 4 with llama.cpp, where they share the memory of one context. They wait where memory for conversations is
+    taken."""
     drain_seconds: int = Field(default=120, ge=1, le=3600)
     """Seconds the answers under way may take when the replica is stopped; what is not finished then is cut off."""
 
@@ -245,12 +246,12 @@ class ModelServerSpec(ApiModel):
     """Adapters that requests choose by their name, beside the model itself. A change of the list is noticed by the
     replicas within two minutes, without a restart, unless it is the first adapter, or its volume is not mounted yet."""
     engine: EngineName | None = None
-    """What computes the answers: transformers from Hugging Face weights, llama.cpp from a GGUF file, or vLLM, in an image
-    of its own beside ours, from Hugging Face weights on GPUs. Unless set, what the model is stored for; where it is both,
-    transformers on GPUs and llama.cpp on CPUs."""
+    """What computes the answers: transformers from Hugging Face weights, llama.cpp from a GGUF file, or vLLM, in an
+    image of its own beside ours, from Hugging Face weights on GPUs. Unless set, what the model is stored for; where it
+    is both, transformers on GPUs and llama.cpp on CPUs."""
     quantisation: Quantisation | None = None
-    """Weights are kept in 8 or 4 bits, rounded while they are loaded: less memory, a little less exact; embedding and head
-    stay as they are. With vllm only int4 (bitsandbytes)."""
+    """Weights are kept in 8 or 4 bits, rounded while they are loaded: less memory, a little less exact; embedding and
+    head stay as they are. With vllm only int4 (bitsandbytes)."""
     vllm: Vllm | None = None
     """What is peculiar to the engine vllm."""
     gguf_type: GgufType | None = None
