@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge bench-tokenize bench-train lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge bench-tokenize bench-train bench-serve lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ bench-merge: install ## measure the merge beside peft's and beside separate step
 
 bench-tokenize: install ## measure tokenising beside sentencepiece alone and the original's path (10 minutes, 2 GB of disk)
 	$(BIN)/python benchmarks/tokenize --record benchmarks/tokenize.md
+
+bench-train: install ## measure training on a GPU beside the recipe as published and the best stock tuning (7 minutes)
+	$(BIN)/python benchmarks/train.py --record benchmarks/train.md
+
+bench-serve: install ## measure the servers: the running batch beside one answer at a time, and llama.cpp (8 minutes)
+	$(BIN)/python benchmarks/serve.py --record benchmarks/serve.md
 
 lock: install ## renew the locked requirements of the images
 	$(BIN)/python images/lock.py

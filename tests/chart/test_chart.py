@@ -9,6 +9,7 @@ import yaml
 from chart_values import DIGEST, VALUES
 from helm import CHART, MONITORING, Rendered, helm, refusal, render, text
 from herdsman.api.v1alpha1.registry import KINDS
+from herdsman.core.site import Site
 from herdsman.generate.crds import crd
 from herdsman.kube.__main__ import make_parser
 from herdsman.kube.rules import LEASE_RULES, RULES
@@ -103,6 +104,7 @@ COMMANDS = {
     "the defaults": {
         "namespace": ["home"],
         "trainer_image": "herdsman/trainer:0.1.0",
+        "vllm_image": Site().vllm_image,
         "lease": None,
         "image_pull_policy": None,
         "image_pull_secret": [],
@@ -114,6 +116,7 @@ COMMANDS = {
     "a mirror, digests and pull secrets": {
         "trainer_image": f"mirror.example.com/x/herdsman/trainer@{DIGEST}",
         "server_image": "mirror.example.com/x/herdsman/server:9",
+        "vllm_image": "mirror.example.com/x/vllm/vllm-openai:v0.33.0",
         "image_pull_policy": "Always",
         "image_pull_secret": ["mirror", "other"],
         "hub_endpoint": "https://hub.example.com",

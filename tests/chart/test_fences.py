@@ -113,14 +113,18 @@ def test_servers_are_reached_from_their_namespace_and_from_labelled_ones_only():
         {"namespaceSelector": {"matchLabels": {"herdsman.dev/clients": "true"}}},
     ]
     assert clients["ports"] == [{"port": "http", "protocol": "TCP"}]
-    (monitoring,) = metrics["from"]
+    operator, monitoring = metrics["from"]
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "home"}
+    assert operator["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
     assert monitoring["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
 
 
-def test_the_operator_reaches_the_api_server_trainers_and_activators_only():
+def test_the_operator_reaches_the_api_server_trainers_activators_and_servers_only():
     policy = render(VALUES["everything switched on"]).one("NetworkPolicy", "release-herdsman-operator")["spec"]
-    api_server, trainers, activators, dns = policy["egress"]
+    api_server, trainers, activators, servers, dns = policy["egress"]
+    assert servers["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    assert servers["to"][0]["podSelector"]["matchLabels"]["herdsman.dev/kind"] == "ModelServer"
     assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
     assert trainers["ports"] == [{"port": 9400, "protocol": "TCP"}]
     assert [port["port"] for port in activators["ports"]] == [9400, 9401]

@@ -261,12 +261,17 @@ def test_llama_cpp_does_not_serve_adapters_beside_its_file():
     [
         ({}, ["huggingface"], "transformers"),
         ({}, ["gguf", "pth"], "llamacpp"),
-        ({}, ["huggingface", "gguf"], "transformers"),
+        ({}, ["huggingface", "gguf"], "llamacpp"),
+        ({"compute": {"gpusPerNode": 1}}, ["huggingface", "gguf"], "transformers"),
+        ({"compute": {"gpusPerNode": 1}}, ["gguf"], "llamacpp"),
+        ({"quantisation": "int8"}, ["huggingface", "gguf"], "transformers"),
+        ({"hotAdapters": [{"name": "law", "adapter": {"sftJob": "law"}}]}, ["huggingface", "gguf"], "transformers"),
+        ({"engine": "vllm", "compute": {"gpusPerNode": 2}}, ["huggingface", "gguf"], "vllm"),
         ({"engine": "llamacpp"}, ["huggingface", "gguf"], "llamacpp"),
     ],
 )
 def test_the_engine_is_the_one_asked_for_or_the_one_the_model_is_stored_for(asked, formats, engine):
     server, merge = model_server(**asked), finished(lora_merge("merged"), formats=formats, **ZH)
     planned = plan(server, world(merge), CLUSTER)
-    (text,) = (child["data"]["job.json"] for child in planned.children if child["kind"] == "ConfigMap")
+    text = next(child["data"]["job.json"] for child in planned.children if child["kind"] == "ConfigMap")
     assert json.loads(text)["engine"] == engine

@@ -45,9 +45,9 @@ class Station:
         self.operator = Operator(self.shell, Site(), self.metrics, namespaces=namespaces, jitter=lambda: 0.0)
 
     async def _answer(self, target):
-        if target.job_uid not in self.progress:
+        if target.uid not in self.progress:
             raise OSError("connection refused")
-        return self.progress[target.job_uid]
+        return self.progress[target.uid]
 
     def deliver(self, *, hold=()):
         """Let the watches bring what has happened, but for these kinds."""

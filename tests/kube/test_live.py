@@ -94,7 +94,13 @@ def test_the_checkpoint_comes_along_and_unknown_members_do_no_harm():
     assert (report.progress.step, report.checkpoint.step) == (5, 5)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"<html>", b'{"step": "x"}', b'{"checkpoint": 3}'])
+def test_a_server_tells_of_its_adapters():
+    document = {"adapters": [{"name": "law", "loaded": True, "message": None}, {"name": "med", "message": "no r"}]}
+    found = read_report(json.dumps(document).encode()).adapters
+    assert [(each.name, each.loaded, each.message) for each in found] == [("law", True, None), ("med", False, "no r")]
+
+
+@pytest.mark.parametrize("data", [b"", b'{"adapters": 3}', b"[]", b"<html>", b'{"step": "x"}', b'{"checkpoint": 3}'])
 def test_anything_else_is_no_report(data):
     with pytest.raises(ValueError):
         read_report(data)

@@ -38,6 +38,7 @@ class ScriptedEngine:
     """Says a text token by token, as often as it is asked; before the token `hold_at` it waits for `go_on`."""
 
     parallel = 1
+    broken = None
 
     def __init__(self, tokenizer, text="", *, ends=True, context_length=200):
         self.context_length = context_length

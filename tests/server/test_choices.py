@@ -10,6 +10,7 @@ class NumberedEngine:
     """Says after each prompt how it was drawn: `seed 7` for the seed 7."""
 
     parallel = 1
+    broken = None
     context_length = 200
 
     def __init__(self, tokenizer):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import peft_models as build
-from herdsman_server.transformers_engine import TEXTS_AT_ONCE, load_engine
+from herdsman_server.batching.passes import TEXTS_AT_ONCE
+from herdsman_server.transformers_engine import load_engine
 from herdsman_trainer.tokenizers import load_tokenizer
 from herdsman_trainer.weights.chain import open_chain
 from tiny import tiny_llama

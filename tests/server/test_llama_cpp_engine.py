@@ -47,7 +47,7 @@ def server_config(directory, **options):
 
 @pytest.fixture(scope="module")
 def served(directory):
-    return load_served_model(server_config(directory, gguf_type="F32"))
+    return load_served_model(server_config(directory, gguf_type="F32")).served
 
 
 def say(engine, sampling=GREEDY, stop_ids=frozenset(), prompt=PROMPT, enough=1000):

@@ -16,6 +16,7 @@ class SureEngine:
     """Says a text, each token with a log-probability of its place and the tokens before it in the vocabulary."""
 
     parallel = 1
+    broken = None
     context_length = 200
 
     def __init__(self, tokenizer, text=SAID):

@@ -51,6 +51,7 @@ def test_answers_to_requests_at_once_are_not_mixed_up(serve, tokenizer):
     class Echo:
         context_length = 200
         parallel = 1
+        broken = None
 
         def generate(self, prompt, sampling, stop_ids, on_token):
             for token in [*prompt[1:], tokenizer.eos_id]:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import peft_models as build
-from herdsman.api.job_config import ServerConfig
 from herdsman_server.engine import Sampling
 from herdsman_server.loading import choose_template, load_served_model, starts_with_bos
 from herdsman_server.transformers_engine import load_engine
@@ -15,7 +14,7 @@ from herdsman_trainer.artifacts import draft_artifact, publish_artifact
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.tokenizers import copy_tokenizer, load_tokenizer
 from herdsman_trainer.weights.chain import open_chain
-from run_configs import owner, run_config, source
+from run_configs import run_config, server_config
 from tiny import tiny_bpe_tokenizer, tiny_chatml_tokenizer, tiny_llama, tiny_sentencepiece
 
 PROMPT = [1, 40, 50, 60, 70]
@@ -104,17 +103,6 @@ def test_adapters_are_served_as_their_merge_is(tmp_path, tied):
     assert say(engine, stop_ids=frozenset()) == greedy_by_hand(reference, 12)
 
 
-def server_config(model, adapters=(), **options):
-    return ServerConfig(
-        owner=owner(kind="ModelServer"),
-        model=source(model),
-        adapters=[source(path, field="spec.adapters[0]") for path in adapters],
-        model_name="demo",
-        port=8000,
-        **options,
-    )
-
-
 def test_a_served_model_has_answered_once_before_it_is_handed_on(model, monkeypatch):
     asked = []
     engine_class = type(load_engine(open_chain(model, dtype=torch.float32), "cpu"))
@@ -122,7 +110,7 @@ def test_a_served_model_has_answered_once_before_it_is_handed_on(model, monkeypa
     monkeypatch.setattr(
         engine_class, "generate", lambda self, *arguments: (asked.append(arguments[0]), generate(self, *arguments))
     )
-    served = load_served_model(server_config(model))
+    served = load_served_model(server_config(model)).served
     assert len(asked) == 1
     assert served.template.name == "alpaca"
     assert served.starts_with_bos
@@ -158,7 +146,7 @@ def test_the_template_of_the_tuning_wins_over_what_files_show(tmp_path):
     for path in model.iterdir():
         (draft / path.name).write_bytes(path.read_bytes())
     publish_artifact(config, draft, kind="model", prompt_template="alpaca")
-    assert load_served_model(server_config(tmp_path / "work/artifact")).template.name == "alpaca"
+    assert load_served_model(server_config(tmp_path / "work/artifact")).served.template.name == "alpaca"
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,17 @@ def test_a_server_waits_for_its_model(play, port):
     ending = play.follow()
     assert phases(ending) == {"base": "Failed", "chat": "Waiting"}
     assert not play.cluster.servers.records()
+
+
+def test_hot_adapters_are_a_file_that_the_process_watches_and_what_it_says_of_them_another(play, port):
+    play.apply(model_import(), server(port=port, hotAdapters=[{"name": "law", "adapter": {"sftJob": "law"}}]))
+    (told,) = status_of(play.follow(), "chat").adapters
+    assert (told.name, told.loaded) == ("law", False)
+    assert "there is no SFTJob law" in told.message
+    (listed,) = play.home.configs.glob("ms-chat-adapters.json")
+    assert json.loads(listed.read_text()) == {"adapters": []}
+    report = {"adapters": [{"name": "law", "loaded": True}]}
+    listed.with_name(f"{listed.name}.report").write_text(json.dumps(report))
+    play.fresh_cluster()
+    (told,) = status_of(play.follow(), "chat").adapters
+    assert told.loaded

@@ -15,23 +15,26 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvicorn
-from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from herdsman.api.exit_codes import ExitCode, TerminationMessage
 from herdsman.api.job_config import ServerConfig
 from herdsman_server.app import create_app
-from herdsman_server.engine import ServedModel
 from herdsman_server.keys import ApiKeys, keys_of
-from herdsman_server.metrics import ServerMetrics
+from herdsman_server.metrics_endpoint import serve_endpoint
 from herdsman_server.startup import Startup, told
 from herdsman_server.state import ServerState
 from herdsman_trainer.errors import BadInput, StepError, Temporary
 
+if TYPE_CHECKING:
+    from herdsman_server.loading import Loaded
+
 log = logging.getLogger("herdsman_server")
+
+T = TypeVar("T")
 
 CRASHED = 1
 
@@ -81,12 +84,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve_metrics(config: ServerConfig, metrics: ServerMetrics) -> None:
+def serve_metrics(config: ServerConfig, state: ServerState) -> None:
     """Serve the metrics on their port from a thread of its own; Temporary where another program has the port."""
     if not config.metrics_port:
         return
     try:
-        start_http_server(config.metrics_port, config.host, metrics.registry)
+        serve_endpoint(config.host, config.metrics_port, state.metrics.registry, state.adapter_report)
     except OSError as error:
         raise _taken("spec.metricsPort", config.host, config.metrics_port, error) from None
 
@@ -106,7 +109,7 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
     """
     origins, dialect = config.cors_origins, config.dialect
     state = ServerState(config.model_name, config.limits, keys, cors_origins=origins, dialect=dialect)
-    serve_metrics(config, state.metrics)
+    serve_metrics(config, state)
     listener = bind(config.host, config.port)
     settings = uvicorn.Config(
         create_app(state),
@@ -136,7 +139,7 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
     either: set[asyncio.Future[Any]] = {serving, loaded}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if loaded.done() and loaded.exception() is None and not serving.done():
-        state.serve(loaded.result())
+        state.serve(*loaded.result())
         log.info("Ready: %s answers on port %d (%s).", config.model_name, config.port, startup)
     elif loaded.done():
         server.should_exit = True
@@ -146,7 +149,7 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
         loaded.result()
 
 
-def _load(config: ServerConfig, startup: Startup) -> ServedModel:
+def _load(config: ServerConfig, startup: Startup) -> "Loaded":
     with startup.phase("import"):
         # Here because torch and transformers take seconds, in which the port already answers the liveness probe.
         from herdsman_server.loading import load_served_model
@@ -162,12 +165,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _in_daemon_thread(work: Callable[[], ServedModel]) -> asyncio.Future[ServedModel]:
+def _in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     """Run something in a thread that does not keep the process alive: SIGTERM may come while a model loads."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[ServedModel] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: ServedModel | None, error: BaseException | None) -> None:
+    def settle(result: T | None, error: BaseException | None) -> None:
         if future.cancelled():
             return
         if error is not None:

@@ -118,9 +118,9 @@ def sse(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def model_list(name: str, created: int) -> dict[str, Any]:
+def model_list(names: Sequence[str], created: int) -> dict[str, Any]:
     """Return the body of GET /v1/models."""
-    return {"object": "list", "data": [model_card(name, created)]}
+    return {"object": "list", "data": [model_card(name, created) for name in names]}
 
 
 def model_card(name: str, created: int) -> dict[str, Any]:

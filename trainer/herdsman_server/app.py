@@ -35,8 +35,8 @@ def create_app(state: ServerState) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
-        """The process answers."""
-        return PlainTextResponse("ok\n")
+        """The process answers, and its engine is not beyond help."""
+        return PlainTextResponse(f"{state.broken or 'ok'}\n", 503 if state.broken else 200)
 
     @app.get("/readyz")
     async def readyz() -> PlainTextResponse:
@@ -45,8 +45,8 @@ def create_app(state: ServerState) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The one model there is."""
-        return model_list(state.model_name, state.started)
+        """The model, and the adapters that are loaded."""
+        return model_list(state.model_names, state.started)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:

@@ -18,12 +18,18 @@ from herdsman_server.state import ServerState
 from herdsman_server.wanted import AnyRequest, wanted_generations
 from herdsman_server.work_queue import Job, QueueClosedError, QueueFullError, WorkQueue
 
+SHORT = 4000
+"""Characters that are encoded in less than a millisecond or two."""
 
-def opened(state: ServerState) -> tuple[ServedModel, WorkQueue]:
-    """Return the model and its queue; ApiError 503 before it is loaded."""
+
+def opened(state: ServerState, name: str) -> tuple[ServedModel, WorkQueue]:
+    """Return what a name stands for and its queue; ApiError 503 before it is loaded, 404 for no such name."""
     if state.served is None or state.queue is None:
+        check_model(state, name)
         raise ApiError(503, "The model is still loading; try again shortly.", headers={"Retry-After": "5"})
-    return state.served, state.queue
+    if (served := state.model(name)) is None:
+        raise _no_such_model(state, name)
+    return served, state.queue
 
 
 def submit(queue: WorkQueue, jobs: Sequence[Job]) -> None:
@@ -45,10 +51,12 @@ async def complete(
 ) -> Response:
     """Answer a request for completions, streamed or whole; `reshape` may give a whole one another shape."""
     began = time.monotonic()
-    check_model(state, body.model)
-    served, queue = opened(state)
-    # Encoding a long text takes a while and stays off the event loop.
-    wanted = await run_in_threadpool(wanted_generations, served, state.limits, body)
+    served, queue = opened(state, body.model)
+    # Encoding a long text takes a while and stays off the event loop; for a short one that would be a detour.
+    if body.characters <= SHORT and body.response_format is None:
+        wanted = wanted_generations(served, state.limits, body)
+    else:
+        wanted = await run_in_threadpool(wanted_generations, served, state.limits, body)
     for each in wanted:
         check_prompt(state.limits, len(each.prompt))
     if body.stream:
@@ -57,7 +65,7 @@ async def complete(
     submit(queue, answers.generations)
     prompt_tokens = sum(len(each.prompt) for each in wanted[:: body.n])
     answer = Answer(body, body.model, prompt_tokens, len(wanted))
-    events = while_connected(request, answers.events())
+    events = while_connected(request, answers.events(), answers.leave)
     seconds = state.metrics.request_seconds.labels(request.scope["route"].path)
     if body.stream:
         chunks = _released(queue, answers, answer.stream(events), lambda: seconds.observe(_since(began)))
@@ -93,7 +101,12 @@ def _since(began: float) -> float:
 
 
 def check_model(state: ServerState, name: str) -> None:
-    """Raise ApiError 404 for any model but the one that is served."""
-    if name != state.model_name:
-        message = f"The model {name!r} does not exist; this server has {state.model_name!r}."
-        raise ApiError(404, message, code="model_not_found", param="model")
+    """Raise ApiError 404 for any name but those of the model and of its adapters."""
+    if name not in state.model_names:
+        raise _no_such_model(state, name)
+
+
+def _no_such_model(state: ServerState, name: str) -> ApiError:
+    known = ", ".join(repr(each) for each in state.model_names)
+    message = f"The model {name!r} does not exist; this server has {known}."
+    return ApiError(404, message, code="model_not_found", param="model")

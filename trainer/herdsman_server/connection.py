@@ -1,8 +1,7 @@
 """Notices clients that leave before their answer is complete."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -17,25 +16,17 @@ class ClientLeftError(Exception):
     """The client closed the connection."""
 
 
-async def while_connected(request: Request, events: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Pass events on as long as the client is there; raises ClientLeftError within POLL_SECONDS after it left."""
-    looked = time.monotonic()
-    following: asyncio.Future[T] | None = None
+async def while_connected(request: Request, events: AsyncIterator[T], leave: Callable[[], None]) -> AsyncIterator[T]:
+    """Pass events on; calls `leave`, after which they should end, within POLL_SECONDS after the client left."""
+    watching = asyncio.create_task(_watch(request, leave))
     try:
-        while True:
-            following = following or asyncio.ensure_future(anext(events))
-            await asyncio.wait({following}, timeout=POLL_SECONDS)
-            if time.monotonic() - looked >= POLL_SECONDS:
-                looked = time.monotonic()
-                if await request.is_disconnected():
-                    raise ClientLeftError
-            if following.done():
-                try:
-                    event = following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-                yield event
+        async for event in events:
+            yield event
     finally:
-        if following is not None:
-            following.cancel()
+        watching.cancel()
+
+
+async def _watch(request: Request, leave: Callable[[], None]) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(POLL_SECONDS)
+    leave()

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from herdsman.api.v1alpha1.model_server import ServerLimits
 from herdsman_server.answers import ENGINE_FAILED
-from herdsman_server.completions import check_model, opened, submit
+from herdsman_server.completions import opened, submit
 from herdsman_server.connection import ClientLeftError, while_connected
 from herdsman_server.engine import Engine, ServedModel, UnsupportedError
 from herdsman_server.gate import check_prompt
@@ -49,9 +49,16 @@ class Embedding:
         """Tell that there are no vectors."""
         self._tell(error)
 
+    def leave(self) -> None:
+        """Say that the client has left."""
+        self._tell(ClientLeftError())
+
     async def outcome(self) -> AsyncIterator[Vectors | Exception]:
-        """Yield the vectors, or the error."""
-        yield await self._done.get()
+        """Yield the vectors, or the error; raises ClientLeftError where nobody wants them any more."""
+        outcome = await self._done.get()
+        if isinstance(outcome, ClientLeftError):
+            raise outcome
+        yield outcome
 
     def _tell(self, outcome: Vectors | Exception) -> None:
         try:
@@ -63,13 +70,17 @@ class Embedding:
 async def embed(state: ServerState, body: EmbeddingsRequest, request: Request) -> Response:
     """Answer a request for vectors."""
     began = time.monotonic()
-    check_model(state, body.model)
-    served, queue = opened(state)
+    served, queue = opened(state, body.model)
+    if served.adapter is not None:
+        message = f"Embeddings are those of the model itself: ask for {state.model_name!r} instead of {body.model!r}."
+        raise ApiError(400, message, param="model")
     texts = await run_in_threadpool(_texts, served, state.limits, body)
     job = Embedding(texts)
     submit(queue, [job])
+    vectors: Vectors | Exception = []
     try:
-        vectors = await anext(aiter(while_connected(request, job.outcome())))
+        async for outcome in while_connected(request, job.outcome(), job.leave):
+            vectors = outcome
     except ClientLeftError:
         return Response(status_code=499)  # nobody reads it; it is counted under this status
     finally:

@@ -1,8 +1,8 @@
 """What the server needs of whatever computes the answers: ids in, ids out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class Constraint(Protocol):
 
 class Grammar(Protocol):
     """A language that answers have to be in."""
+
+    schema: Mapping[str, Any]
+    """The JSON schema that it is, for engines that keep to it themselves."""
 
     def start(self) -> Constraint:
         """Return the constraint of a new answer."""
@@ -51,6 +54,8 @@ class Sampling:
     """The same, for each time the answer has the token."""
     logprobs: int | None = None
     """Asks for log-probabilities, and for those of this many most probable tokens beside."""
+    adapter: str | None = None
+    """The adapter that is asked for by its name; None for the model alone."""
     grammar: Grammar | None = None
     """What the answer has to be in the language of."""
 
@@ -95,16 +100,22 @@ class Engine(Protocol):
         Raises UnsupportedError where the engine has no such states.
         """
 
+    @property
+    def broken(self) -> str | None:
+        """Why it will never answer again, so that only a restart helps; None as long as it may."""
+
 
 @dataclass(frozen=True)
 class ServedModel:
-    """An engine with the tokenizer and the prompt template of its model."""
+    """An engine with the tokenizer and the prompt template of its model, or of one of its adapters."""
 
     engine: Engine
     tokenizer: TextTokenizer
     template: PromptTemplate
     starts_with_bos: bool
     """Whether plain text for /v1/completions is put behind BOS, as the model was trained."""
+    adapter: str | None = None
+    """The adapter that answers are made with; None for the model alone."""
 
     @property
     def chat_stop_ids(self) -> frozenset[int]:

@@ -37,13 +37,14 @@ class JsonGrammars:
         wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(text, self._vocabulary)
         if wrong or messages:
             raise ValueError(messages[0].splitlines()[0])
-        return JsonGrammar(self._vocabulary, text, self._size)
+        return JsonGrammar(self._vocabulary, text, self._size, schema)
 
 
 class JsonGrammar:
     """The JSON texts of one schema."""
 
-    def __init__(self, vocabulary: llguidance.LLTokenizer, text: str, size: int) -> None:
+    def __init__(self, vocabulary: llguidance.LLTokenizer, text: str, size: int, schema: Mapping[str, Any]) -> None:
+        self.schema = schema
         self._vocabulary = vocabulary
         self._text = text
         self._size = size

@@ -7,6 +7,7 @@ knows; ids go in and ids come out, so that prompts and answers are those of the 
 import ctypes
 import os
 import secrets
+import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -27,8 +28,10 @@ LONGEST_CONTEXT = 8192
 ALL_LAYERS = 999
 SAMPLERS = ["penalties", "temperature", "top_k", "top_p"]
 """What shapes the choice of a token, in the order in which transformers does it."""
-TOKENS_AT_ONCE = 4
-"""After the first one: fewer are heard sooner, more cost fewer requests."""
+FEWEST_AT_ONCE, MOST_AT_ONCE = 4, 32
+"""Tokens of one request after the first one: fewer are heard sooner, more cost fewer requests."""
+ROUND_SECONDS = 0.08
+"""As many are asked for as come in about this time."""
 OUT_OF_REACH = 1000.0
 """Added to the logits of allowed tokens, it leaves the others behind; float32 still tells logits apart there."""
 SOME, ALL = 50, 10**6
@@ -46,6 +49,8 @@ class _Piece(NamedTuple):
 
 class LlamaCppEngine:
     """Computes answers with llama.cpp, several at once; they share the memory of one context."""
+
+    broken = None
 
     def __init__(
         self, path: Path, *, context_length: int, device: str = "cpu", parallel: int = 1, exact: bool = False
@@ -80,7 +85,7 @@ class LlamaCppEngine:
         """
         constraint = sampling.grammar.start() if sampling.grammar else None
         penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
-        most = 1 if penalised or constraint or sampling.logprobs is not None else TOKENS_AT_ONCE
+        singly = bool(penalised or constraint or sampling.logprobs is not None)
         said: list[int] = []
         step = 1
         with self._slots.lend(prompt, len(prompt) + sampling.max_tokens) as slot:
@@ -89,11 +94,16 @@ class LlamaCppEngine:
                     on_token(min(stop_ids))
                     return
                 body = {**self._body(prompt, said, sampling), "n_predict": min(step, left), "id_slot": slot}
+                began = time.monotonic()
                 tokens, ended = self._ask(body, constraint, stop_ids)
                 if not all(_say(on_token, sampling, *each) for each in tokens) or ended or not tokens:
                     return
                 said += [token for token, _ in tokens]
-                step = most
+                if sampling.seed is None and not singly:
+                    step = _next_step(len(tokens), time.monotonic() - began)
+                else:
+                    # A seed means the same answer, and so the same requests, however long they take.
+                    step = 1 if singly else FEWEST_AT_ONCE
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:  # noqa: ARG002
         """Refuse: llama.cpp computes either answers or vectors."""
@@ -166,6 +176,11 @@ class LlamaCppEngine:
             "logit_bias": _penalties(said, sampling),
             "n_probs": 0 if sampling.logprobs is None else max(1, sampling.logprobs),
         }
+
+
+def _next_step(tokens: int, seconds: float) -> int:
+    """Return how many tokens to ask for next, after so many took so long."""
+    return max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, int(ROUND_SECONDS * tokens / max(seconds, 1e-6))))
 
 
 def _penalties(said: Sequence[int], sampling: Sampling) -> list[tuple[int, float]]:

@@ -2,13 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from herdsman.api.job_config import ServerConfig
+from herdsman_server.adapter_loading import MERGE_IT, ResidentLoader
+from herdsman_server.batching.batching_engine import BatchingEngine
 from herdsman_server.engine import Engine, Logprobs, Sampling, ServedModel
+from herdsman_server.hot_adapters import HotAdapters, HotLoader
 from herdsman_server.startup import Startup, check_memory
 from herdsman_server.transformers_engine import load_engine
+from herdsman_server.vllm_engine import VllmEngine
 from herdsman_trainer.artifacts import open_input, read_manifest
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.model_prompts import choose_template, starts_with_bos
@@ -21,9 +26,19 @@ from herdsman_trainer.weights.reading import read_json_object
 log = logging.getLogger(__name__)
 
 GGUF_DIRECTORY = "gguf"
+LLAMA_CPP_PARALLEL = 4
+"""Answers that llama.cpp computes at once, unless something else is said."""
 
 
-def load_served_model(config: ServerConfig, startup: Startup | None = None) -> ServedModel:
+class Loaded(NamedTuple):
+    """What a server serves."""
+
+    served: ServedModel
+    hot: HotAdapters | None = None
+    """Its adapters, where it has any."""
+
+
+def load_served_model(config: ServerConfig, startup: Startup | None = None) -> Loaded:
     """Open, check, merge in memory, and generate one token; `startup` hears how long each of these takes.
 
     Raises BadInput, naming file or field, where anything does not fit together (weights.chain) or the prompt template
@@ -33,7 +48,9 @@ def load_served_model(config: ServerConfig, startup: Startup | None = None) -> S
     with startup.phase("open"):
         model, *adapters = [open_input(source) for source in (config.model, *config.adapters)]
     if config.engine == "llamacpp":
-        return _load_gguf(config, model, startup)
+        return Loaded(_load_gguf(config, model, startup))
+    if config.engine == "vllm":
+        return _load_vllm(config, model, startup)
     with startup.phase("open"):
         chain = open_chain(model, adapters, dtype=torch.float32 if config.device == "cpu" else None)
         for note in chain.notes:
@@ -42,10 +59,64 @@ def load_served_model(config: ServerConfig, startup: Startup | None = None) -> S
         template = choose_template(config.template or tuned_with, directory, tokenizer)
         if config.device == "cpu":
             check_memory(sum(spec.nbytes for spec in chain.merge.plan.specs))
+        hot = config.adapters_file is not None
     log.info("Loading %s with the prompt template %s.", " + ".join(map(str, [model, *adapters])), template.name)
+    parallel, quantisation = config.limits.parallel, config.quantisation
     with startup.phase("load"):
-        engine = load_engine(chain, config.device)
-    return _served(engine, directory, tokenizer, template, startup)
+        engine = load_engine(chain, config.device, parallel=parallel, quantisation=quantisation, hot=hot)
+    if isinstance(engine, BatchingEngine) and config.device == "cuda":
+        with startup.phase("compile"):
+            engine.record()
+    served = _served(engine, directory, tokenizer, template, startup)
+    loader = ResidentLoader(engine, chain) if isinstance(engine, BatchingEngine) else NoAdapters()
+    return Loaded(served, _hot_adapters(config, loader, served, startup))
+
+
+def _load_vllm(config: ServerConfig, directory: Path, startup: Startup) -> Loaded:
+    """Wait for vLLM, which loads the same directory; templates and texts are ours."""
+    with startup.phase("open"):
+        tokenizer, manifest = load_tokenizer(directory), read_manifest(directory)
+        tuned_with = manifest.artifact.prompt_template if manifest is not None else None
+        template = choose_template(config.template or tuned_with, directory, tokenizer)
+    if config.upstream is None:
+        raise BadInput("The engine vllm needs the address of vLLM.", hint="Operator and image must be of one version.")
+    log.info("Waiting for vLLM at %s to load %s.", config.upstream, directory)
+    with startup.phase("load"):
+        engine = VllmEngine(config.upstream, config.model_name, parallel=config.limits.parallel)
+    served = _served(engine, directory, tokenizer, template, startup)
+    return Loaded(served, _hot_adapters(config, engine, served, startup))
+
+
+def _hot_adapters(config: ServerConfig, loader: HotLoader, served: ServedModel, startup: Startup) -> HotAdapters | None:
+    """Load the adapters of the list, before the first client comes, and keep an eye on it."""
+    if config.adapters_file is None:
+        return None
+
+    def template_of(tuned_with: str | None) -> PromptTemplate:
+        name = config.template or tuned_with
+        if name is None:
+            return served.template
+        template = choose_template(name, Path(config.model.path), served.tokenizer)
+        template.stop_ids(served.tokenizer)
+        return template
+
+    report = Path(config.adapters_report) if config.adapters_report is not None else None
+    hot = HotAdapters(Path(config.adapters_file), loader, template_of, report)
+    with startup.phase("adapters"):
+        hot.start()
+    return hot
+
+
+class NoAdapters:
+    """Stands where an engine cannot have any."""
+
+    def load(self, name: str, directory: Path) -> None:
+        """Refuse."""
+        message = f"The model computes one answer at a time, without batches, and so {name} cannot be beside it."
+        raise BadInput(message, file=str(directory), hint=MERGE_IT)
+
+    def unload(self, name: str) -> None:
+        """Do nothing: there is none."""
 
 
 def _load_gguf(config: ServerConfig, directory: Path, startup: Startup) -> ServedModel:
@@ -62,7 +133,8 @@ def _load_gguf(config: ServerConfig, directory: Path, startup: Startup) -> Serve
     log.info("Loading %s with the prompt template %s.", path, template.name)
     length = int(model["max_position_embeddings"])
     with startup.phase("load"):
-        engine = LlamaCppEngine(path, context_length=length, device=config.device, parallel=config.limits.parallel)
+        parallel = config.limits.parallel or LLAMA_CPP_PARALLEL
+        engine = LlamaCppEngine(path, context_length=length, device=config.device, parallel=parallel)
     return _served(engine, directory, tokenizer, template, startup)
 
 

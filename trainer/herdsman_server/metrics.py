@@ -8,7 +8,7 @@
 | herdsman_server_request_seconds{endpoint} | from request to the last byte of the answer |
 | herdsman_server_time_to_first_token_seconds | from request to the first token, waiting included |
 | herdsman_server_waiting_requests | requests in the queue |
-| herdsman_server_startup_seconds{phase} | import, open, load, first_token: what the start took |
+| herdsman_server_startup_seconds{phase} | import, open, load, compile, first_token, adapters: what the start took |
 | herdsman_server_ready | 1 once the model answers |
 """
 

@@ -157,6 +157,11 @@ class ChatRequest(Request):
         return self
 
     @property
+    def characters(self) -> int:
+        """The length of its texts."""
+        return sum(len(each.text) for each in self.messages)
+
+    @property
     def alternatives(self) -> int | None:
         """The most probable tokens wanted beside each token; None where no log-probabilities are."""
         return self.top_logprobs if self.logprobs else None
@@ -178,6 +183,11 @@ class CompletionRequest(Request):
     def _no_logprobs(cls, body: Any) -> Any:
         """Some clients write false where they want none."""
         return {**body, "logprobs": None} if isinstance(body, dict) and body.get("logprobs") is False else body
+
+    @property
+    def characters(self) -> int:
+        """The length of its texts; ids are not counted."""
+        return sum(len(each) for each in self.prompts if isinstance(each, str))
 
     @property
     def answer_tokens(self) -> int | None:

@@ -52,7 +52,7 @@ class OriginalRequest(BaseModel):
 
     def as_openai(self, state: ServerState, turns: list[dict[str, str]], defaults: dict[str, Any]) -> ChatRequest:
         """Return the same request in OpenAI's terms; raises ApiError, as a wrong body of theirs does."""
-        served, _ = opened(state)
+        served, _ = opened(state, state.model_name)
         given = self.model_dump(include={*CHAT_DEFAULTS}, exclude_none=True)
         known = defaults if served.template.name == FIRST_GENERATION else {}
         try:

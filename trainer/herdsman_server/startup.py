@@ -10,8 +10,10 @@ from typing import Literal
 from herdsman_server.metrics import ServerMetrics
 from herdsman_trainer.errors import Temporary
 
-Phase = Literal["import", "open", "load", "first_token"]
-"""Python's packages, the model's files and their checks, the weights, and a first answer."""
+Phase = Literal["import", "open", "load", "compile", "first_token", "adapters"]
+"""Python's packages, the model's files and their checks, the weights, the passes that are recorded on a GPU, a first
+answer, and the adapters that are there from the start.
+"""
 OUT_OF_MEMORY = "OutOfMemory"
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says what a container may use: version 2 and version 1."""

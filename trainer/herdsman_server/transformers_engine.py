@@ -1,18 +1,21 @@
-"""The engine `transformers`: a merged model, or a base with adapters merged in memory, and `generate`."""
+"""The engine `transformers`: Hugging Face weights, a merged model or a base with adapters merged in memory."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from herdsman_server.engine import OnToken, Sampling
-from herdsman_server.logits import LogprobRecorder, logits_processors
-from herdsman_trainer.errors import BadInput
+from herdsman_server.batching.batching_engine import BatchingEngine
+from herdsman_server.batching.extents import BLOCK, blocks_of
+from herdsman_server.batching.kv_memory import KvMemory, bytes_per_token
+from herdsman_server.batching.llama import BatchedLlama, why_not
+from herdsman_server.batching.passes import Passes
+from herdsman_server.memory_share import room
+from herdsman_server.one_at_a_time import OneAtATime
+from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.weights.architecture import check_tensors
 from herdsman_trainer.weights.chain import CONFIG_FILE, Chain
 from herdsman_trainer.weights.merge import EMBEDDING, HEAD
@@ -20,107 +23,28 @@ from herdsman_trainer.weights.vocabulary import merged_config
 
 log = logging.getLogger(__name__)
 
-TEXTS_AT_ONCE = 8
-"""Texts whose vectors are computed in one pass."""
+PARALLEL = {"cpu": 8, "cuda": 64}
+"""Answers at once, unless something else is said: a GPU reads its weights once for all of them."""
+BUDGET = {"cpu": 256, "cuda": 1024}
+"""Tokens of prompts in one pass at most."""
+SHORTEST = 256
+"""A conversation that has less room than this (or than the model takes) is none."""
+
+Engine = BatchingEngine | OneAtATime
 
 
-class TransformersEngine:
-    """Computes answers with a transformers model, one at a time."""
-
-    parallel = 1
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.context_length: int = model.config.max_position_embeddings
-
-    def generate(self, prompt: Sequence[int], sampling: Sampling, stop_ids: frozenset[int], on_token: OnToken) -> None:
-        """Generate with the model's cache; every id goes to `on_token` as soon as it is chosen."""
-        device = self._model.device
-        ids = torch.tensor([list(prompt)], device=device)
-        shaping = logits_processors(sampling, len(prompt))
-        stream = _TokenStream(on_token, shaping.recorder)
-        drawn = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-        }
-        settings = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            eos_token_id=sorted(stop_ids),
-            pad_token_id=min(stop_ids, default=0),
-            use_cache=True,
-            **(drawn if sampling.temperature > 0 else {"do_sample": False}),
-        )
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        else:
-            torch.seed()
-        with torch.inference_mode():
-            self._model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                generation_config=settings,
-                streamer=stream,
-                logits_processor=shaping.processors,
-                stopping_criteria=StoppingCriteriaList([stream.stop]),
-            )
-
-    def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Average the last layer's states over the tokens of each text, and scale the mean to length 1."""
-        vectors: list[list[float]] = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            vectors += self._embed_together(texts[start : start + TEXTS_AT_ONCE])
-        return vectors
-
-    def _embed_together(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        longest = max(map(len, texts))
-        device = self._model.device
-        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
-        lengths = torch.tensor([len(text) for text in texts], device=device)
-        mask = torch.arange(longest, device=device)[None] < lengths[:, None]
-        with torch.inference_mode():
-            states = self._model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-            total = (states.float() * mask[..., None]).sum(dim=1)
-            vectors: list[list[float]] = torch.nn.functional.normalize(total / lengths[:, None], dim=-1).tolist()
-        return vectors
-
-
-class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
-    """Ends the generation once nobody wants more tokens."""
-
-    wanted = True
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG002
-        return torch.full((input_ids.shape[0],), not self.wanted, device=input_ids.device, dtype=torch.bool)
-
-
-class _TokenStream(BaseStreamer):  # type: ignore[misc]  # transformers is untyped here
-    """Passes generated ids on; the first thing `generate` puts is the prompt."""
-
-    def __init__(self, on_token: OnToken, recorder: LogprobRecorder | None) -> None:
-        self.stop = _Stop()
-        self._on_token = on_token
-        self._recorder = recorder
-        self._prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
-        for token in value.reshape(-1).tolist():
-            said = (token,) if self._recorder is None else (token, self._recorder.of(token))
-            self.stop.wanted = self.stop.wanted and self._on_token(*said)
-
-    def end(self) -> None:
-        """Nothing is held back here."""
-
-
-def load_engine(chain: Chain, device: str) -> TransformersEngine:
+def load_engine(
+    chain: Chain,
+    device: str,
+    *,
+    parallel: int | None = None,
+    quantisation: str | None = None,
+    hot: bool = False,
+) -> Engine:
     """Merge a chain in memory and return the engine that serves it.
 
     On the CPU weights are float32, which is what it computes fastest in; on a GPU they keep their type. `chain` was
-    opened with that type. Raises BadInput where the model would not load strictly.
+    opened with that type. Raises BadInput where the model would not load strictly, Temporary where memory is short.
     """
     plan = chain.merge.plan
     where = str(chain.model.path)
@@ -139,7 +63,56 @@ def load_engine(chain: Chain, device: str) -> TransformersEngine:
     if plan.tied:
         state[HEAD] = state[EMBEDDING]
     model.load_state_dict(state, strict=True, assign=True)
+    del state
     model.tie_weights()
     model.generation_config = GenerationConfig()  # what a request leaves out is decided here, not by the model's files
     model.requires_grad_(False).eval()
-    return TransformersEngine(model.to(device))
+    return engine_of(model.to(device), parallel=parallel, quantisation=quantisation, hot=hot)
+
+
+def engine_of(
+    model: Any,
+    *,
+    parallel: int | None = None,
+    quantisation: str | None = None,
+    kv_tokens: int | None = None,
+    budget: int | None = None,
+    hot: bool = False,
+) -> Engine:
+    """Return the engine of a model that is loaded; one that batches takes it apart.
+
+    `kv_tokens` is the room for conversations, all that is left unless given; `hot` leaves some of it for adapters that
+    come later. Raises Temporary where too little is left.
+    """
+    if (reason := why_not(model)) is not None:
+        log.warning("Answers are computed one at a time: %s, and batches are made of Llamas only.", reason)
+        if quantisation is not None:
+            hint = "Leave spec.quantisation out, or serve a GGUF file with the engine llamacpp."
+            raise BadInput(f"The model cannot be quantised here: {reason}.", hint=hint)
+        return OneAtATime(model)
+    kind = model.device.type
+    longest: int = model.config.max_position_embeddings
+    slots = parallel or PARALLEL[kind]
+    with torch.inference_mode():
+        llama = BatchedLlama(model, context_length=longest, quantisation=quantisation)
+    each = bytes_per_token(len(llama.layers), llama.groups, llama.width, llama.dtype)
+    most = slots * blocks_of(longest)
+    blocks = blocks_of(kv_tokens) if kv_tokens else min(room(llama.device, hot=hot) // each // BLOCK, most)
+    tokens = blocks * BLOCK
+    context = min(longest, tokens)
+    if context < min(SHORTEST, longest):
+        message = (
+            f"The weights leave room for {tokens} tokens of conversation, at {each} bytes each, and that is too little."
+        )
+        hint = "Raise compute.resources.memory or take a larger GPU, or set spec.quantisation: int8 or int4."
+        raise Temporary(message, reason="OutOfMemory", hint=hint)
+    memory = KvMemory(len(llama.layers), tokens, llama.groups, llama.width, llama.dtype, llama.device)
+    log.info(
+        "Weights take %.2f GiB; there is room for %d tokens of %d conversations of up to %d.",
+        llama.weight_bytes / 2**30,
+        tokens,
+        slots,
+        context,
+    )
+    passes = Passes(llama, memory, slots, context)
+    return BatchingEngine(passes, parallel=slots, context_length=context, budget=budget or BUDGET[kind])

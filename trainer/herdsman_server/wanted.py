@@ -34,7 +34,7 @@ def wanted_generations(served: ServedModel, limits: ServerLimits, request: AnyRe
     for prompt in prompts:
         tokens = _answer_tokens(served.engine.context_length, limits, len(prompt), request.answer_tokens)
         for choice in range(request.n):
-            sampling = _sampling(request, tokens, choice, grammar)
+            sampling = _sampling(request, tokens, choice, grammar, served.adapter)
             wanted.append(Wanted(prompt, sampling, stop_ids, request.stop))
     return wanted
 
@@ -65,7 +65,7 @@ def text_ids(served: ServedModel, text: Text, field: str) -> list[int]:
     return ids
 
 
-def _sampling(request: AnyRequest, tokens: int, choice: int, grammar: Grammar | None) -> Sampling:
+def _sampling(request: AnyRequest, tokens: int, choice: int, grammar: Grammar | None, adapter: str | None) -> Sampling:
     # JSON repeats its quotes and braces: only who asks for it gets them penalised.
     penalised = grammar is None or "repetition_penalty" in request.model_fields_set
     return Sampling(
@@ -78,6 +78,7 @@ def _sampling(request: AnyRequest, tokens: int, choice: int, grammar: Grammar | 
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logprobs=request.alternatives,
+        adapter=adapter,
         grammar=grammar,
     )
 

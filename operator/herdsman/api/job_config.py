@@ -11,12 +11,12 @@ from herdsman.api.v1alpha1.generation import Generation
 from herdsman.api.v1alpha1.instruction_set import Cleaning, Columns, Conversations, Language, RecordFormat
 from herdsman.api.v1alpha1.lora_merge import GgufType, MergeOutputs, huggingface_alone
 from herdsman.api.v1alpha1.model_import import Initialise
-from herdsman.api.v1alpha1.model_server import Dialect, ServerLimits
+from herdsman.api.v1alpha1.model_server import Dialect, EngineName, Quantisation, ServerLimits
 from herdsman.api.v1alpha1.recipes import DeepSpeed, PretrainRecipe, SFTRecipe, Stage, Template
 from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import OneOf
-from herdsman.api.v1alpha1.status import Artifact, Metric
+from herdsman.api.v1alpha1.status import AdapterStatus, Artifact, Metric
 
 
 class Input(ApiModel):
@@ -306,7 +306,14 @@ class ServerConfig(ApiModel):
     owner: Owner
     model: Input
     adapters: list[Input] = Field(default_factory=list)
-    engine: Literal["transformers", "llamacpp"] = "transformers"
+    engine: EngineName = "transformers"
+    quantisation: Quantisation | None = None
+    upstream: str | None = None
+    """Where vLLM answers, beside this container."""
+    adapters_file: str | None = None
+    """The file with the AdapterList, which is read again when it changes; None for a server without hot adapters."""
+    adapters_report: str | None = None
+    """Where the AdapterReport is written, for a shell that reads files; others ask /adapters beside /metrics."""
     gguf_type: GgufType | None = None
     """The GGUF file llama.cpp takes; None: the smallest."""
     template: Template | None = None
@@ -322,6 +329,26 @@ class ServerConfig(ApiModel):
     """Origins of web pages that may use the server."""
     accept_seconds: int = Field(default=0, ge=0)
     """Seconds it goes on accepting requests after SIGTERM, while those who send them hear that it stops."""
+
+
+class ListedAdapter(ApiModel):
+    """An adapter that is to be resident."""
+
+    name: str
+    """What clients call it."""
+    source: Input
+
+
+class AdapterList(ApiModel):
+    """The adapters that are to be resident; the file changes while the server runs."""
+
+    adapters: list[ListedAdapter] = Field(default_factory=list)
+
+
+class AdapterReport(ApiModel):
+    """What one replica says of its adapters."""
+
+    adapters: list[AdapterStatus] = Field(default_factory=list)
 
 
 class FileDigest(ApiModel):

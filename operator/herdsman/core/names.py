@@ -50,6 +50,11 @@ def server_config(name: str, digest: str) -> str:
     return f"{server(name)}-{digest[:10]}"
 
 
+def server_adapters(name: str) -> str:
+    """Return the name of the ConfigMap with the hot adapters of a ModelServer: ms-zh-adapters."""
+    return f"{server(name)}-adapters"
+
+
 def default_path(kind: str, name: str) -> str:
     """Return the directory a resource writes on its claim unless workspace.path is set: pretrainjobs/zh."""
     return f"{KINDS[kind].plural}/{name}"

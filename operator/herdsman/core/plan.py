@@ -12,6 +12,7 @@ from herdsman.api.v1alpha1.registry import AnyResource
 from herdsman.api.v1alpha1.status import ConditionType, Reason
 from herdsman.core import conditions, gates, names, preflight, volumes
 from herdsman.core.attempts import seconds_worked
+from herdsman.core.hot_adapters import hot_adapters
 from herdsman.core.inputs import Inputs, resolve
 from herdsman.core.jobs import AttemptOptions, attempt_manifests, frame
 from herdsman.core.kinds import REGISTRY, RUN_KINDS, model_server
@@ -116,21 +117,32 @@ def _serve(resource: ModelServer, world: World, site: Site, base: Plan) -> Plan:
     rules = REGISTRY[resource.kind]
     inputs = resolve(resource, rules.needs(resource), world, site)
     waiting = (*inputs.waiting, *gates.closed(resource, world))
-    refused = inputs.refused or (
-        None if waiting else rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world)
-    )
+    refused = model_server.impossible(resource, site) or inputs.refused
+    if refused is None and not waiting:
+        refused = rules.contract(resource, inputs, world) or gates.outdated(resource, inputs, world)
     if is_asked_for_in_its_sleep(resource, world):
         base = replace(base, wake=names.server(resource.metadata.name))
     if refused is not None or waiting:
         return replace(base, refused=refused, waiting_for=waiting, requeue_after=LOOK_AGAIN)
     now, activator = rest(resource, world, site), world.activator
     activated = activator is not None and activator.ready > 0
-    config = model_server.config(resource, inputs, site)
-    children = server_manifests(resource, config, _claims(inputs), site, asleep=now.asleep, activated=activated)
+    hot = hot_adapters(resource, inputs, world, site)
+    children = server_manifests(
+        resource,
+        model_server.config(resource, inputs, site),
+        _claims(inputs) | hot.claims,
+        site,
+        hot.listed(site),
+        asleep=now.asleep,
+        activated=activated,
+    )
     if (conflict := _name_conflict(children, world)) is not None:
         return replace(base, refused=conflict, requeue_after=LOOK_AGAIN)
     unwanted = unwanted_children(resource, children, world.server)
-    return replace(base, children=tuple(children), unwanted=tuple(unwanted), wake=None, requeue_after=now.look_again)
+    broken = any(adapter.problem is not None for adapter in hot.plans)
+    again = LOOK_AGAIN if broken and now.look_again is None else now.look_again
+    planned = replace(base, children=tuple(children), unwanted=tuple(unwanted), wake=None)
+    return replace(planned, adapters=hot.plans, requeue_after=again)
 
 
 def _claims(inputs: Inputs) -> frozenset[str]:

@@ -25,6 +25,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class HotAdapterPlan:
+    """An adapter that a server is to load while it runs."""
+
+    name: str
+    problem: Problem | None = None
+    """Why it cannot be loaded, or not yet."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What should exist for one resource, now."""
 
@@ -49,5 +58,7 @@ class Plan:
     """Optional children that the spec does not ask for, or no longer: deleted where they exist and are its own."""
     wake: str | None = None
     """A Deployment that sleeps and is asked for, while nothing else can be planned: it gets its replicas back."""
+    adapters: tuple[HotAdapterPlan, ...] = ()
+    """The hot adapters of a server."""
     requeue_after: float | None = None
     """Seconds after which to plan again even if nothing is heard."""

@@ -46,6 +46,8 @@ class ContainerSpec:
     grace_seconds: int = 30
     env: Sequence[Mapping[str, Any]] = ()
     """Its environment."""
+    config_files: Mapping[str, str] = field(default_factory=dict)
+    """Further ConfigMaps that are mounted, and follow a change of theirs, by the path of the file."""
     secrets: Mapping[str, SecretKeyRef] = field(default_factory=dict)
     """Values of Secrets that are mounted as files, which follow a change of the Secret, by the path of the file."""
 
@@ -97,7 +99,7 @@ def pod_spec(
                 "command": command(container, site),
                 "env": list(container.env),
                 "ports": [{"name": name, "containerPort": port} for name, port in container.ports.items() if port],
-                "resources": _resources(compute),
+                "resources": resources(compute),
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "capabilities": {"drop": ["ALL"]},
@@ -134,8 +136,10 @@ def _one_a_node(labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _resources(compute: Compute) -> dict[str, Any]:
-    """Memory and GPUs are limited; CPU is only requested, because a limit would throttle what is idle anyway."""
+def resources(compute: Compute) -> dict[str, Any]:
+    """Return what a container asks for.
+
+    Memory and GPUs are limited; CPU is only requested, because a limit would throttle what is idle anyway."""
     asked = compute.resources
     requests = {"cpu": asked.cpu, "memory": asked.memory, "ephemeral-storage": asked.ephemeral_storage}
     limits = {"memory": asked.memory, "ephemeral-storage": asked.ephemeral_storage}
@@ -172,6 +176,9 @@ def _volumes(
         mounts.insert(0, {"name": CONFIG_VOLUME, "mountPath": path.rpartition("/")[0], "readOnly": True})
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    for number, (file, config_map) in enumerate(sorted(container.config_files.items())):
+        volumes.append({"name": f"config-{number}", "configMap": {"name": config_map}})
+        mounts.append({"name": f"config-{number}", "mountPath": file.rpartition("/")[0], "readOnly": True})
     for number, (file, reference) in enumerate(sorted(container.secrets.items())):
         # Not as a subPath, which would stay as it was when the pod started.
         directory, _, name = file.rpartition("/")

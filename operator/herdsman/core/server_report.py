@@ -5,11 +5,11 @@ How far the last change is, Progressing and the phase tell.
 """
 
 from herdsman.api.v1alpha1.model_server import ModelServer
-from herdsman.api.v1alpha1.status import ConditionType, Failure, Reason, Status
+from herdsman.api.v1alpha1.status import AdapterStatus, ConditionType, Failure, Reason, Status
 from herdsman.core import names
-from herdsman.core.conditions import Finding, find, phase, settle
+from herdsman.core.conditions import Finding, find, phase, settle, shortened
 from herdsman.core.endings import cause_of, has_fallen
-from herdsman.core.findings import accepted, dependencies, known, refusal
+from herdsman.core.findings import accepted, dependencies, known, refusal, sentence
 from herdsman.core.plan_types import Plan
 from herdsman.core.serving import selector
 from herdsman.core.troubles import platform_failure
@@ -43,7 +43,26 @@ def server_status(resource: ModelServer, plan: Plan, world: World) -> Status:
         replicas=server.replicas if server is not None else 0,
         ready_replicas=server.ready if server is not None else 0,
         selector=selector(resource),
+        adapters=_adapters(resource, plan, server),
     )
+
+
+def _adapters(resource: ModelServer, plan: Plan, server: ServerFacts | None) -> list[AdapterStatus]:
+    """Return how each hot adapter is: what the plan says against it, else what the replicas say that were heard."""
+    problems = {planned.name: planned.problem for planned in plan.adapters}
+    heard = [{adapter.name: adapter for adapter in replica} for replica in (server.adapters if server else ())]
+    found = []
+    for wanted in resource.spec.hot_adapters:
+        said = [replica.get(wanted.name) for replica in heard]
+        loaded = bool(said) and all(adapter is not None and adapter.loaded for adapter in said)
+        against = next((adapter.message for adapter in said if adapter is not None and adapter.message), None)
+        if (problem := problems.get(wanted.name)) is not None:
+            against = sentence(problem)
+        elif not loaded and against is None:
+            against = "The replicas have not said yet that it is loaded."
+        message = shortened(against, 1024) if against else None
+        found.append(AdapterStatus(name=wanted.name, loaded=loaded, message=message))
+    return found
 
 
 def _progressing(resource: ModelServer, plan: Plan, world: World, trouble: Failure | None) -> Finding:

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from herdsman.api.job_config import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerConfig
+from herdsman.api.job_config import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, AdapterList, ServerConfig
 from herdsman.api.v1alpha1.model_server import ApiKey, ModelServer, ModelServerSpec
-from herdsman.core import names, pods
+from herdsman.core import names, pods, vllm
 from herdsman.core.activator import KEYS_FILE, activator_children, in_front, unwanted_activator
 from herdsman.core.environment import from_secret, no_hub
 from herdsman.core.jobs import config_map, queue_label
@@ -38,12 +38,14 @@ def server_manifests(
     config: ServerConfig,
     reads: Iterable[str],
     site: Site,
+    adapters: AdapterList | None = None,
     *,
     asleep: bool = False,
     activated: bool = False,
 ) -> list[Manifest]:
     """Return the ConfigMap, the Deployment, the Service, and what else the spec asks for.
 
+    `adapters` are those that are loaded while it runs; a change of them changes a ConfigMap of their own and no pod.
     `activated`: activators are ready to stand between the clients and the replicas.
     """
     name = names.server_config(resource.metadata.name, config_digest(config))
@@ -53,7 +55,11 @@ def server_manifests(
     service = _service(resource, metadata)
     activators = activator_children(resource, config, service, site)
     front = in_front(service, resource.metadata.name) if activators and activated else service
-    return [settings, deployment, front, *optional_children(resource, metadata), *activators]
+    lists = []
+    if config.adapters_file is not None:
+        name = names.server_adapters(resource.metadata.name)
+        lists.append(config_map(resource, name, adapters or AdapterList(), names.labels(resource)))
+    return [settings, *lists, deployment, front, *optional_children(resource, metadata), *activators]
 
 
 def config_of(deployment: Manifest) -> str | None:
@@ -109,9 +115,13 @@ def _deployment(
         reads=reads,
         grace_seconds=config.accept_seconds + config.limits.drain_seconds + SPARE_SECONDS,
         env=[*no_hub(site), *_api_key(spec.api_key, site)],
+        config_files=_lists(resource, config, site),
         secrets={KEYS_FILE: spec.api_key.secret} if spec.api_key is not None and not site.local else {},
     )
-    pod = pods.pod_spec(container, spec.compute, metadata["labels"], site, extra=_probes())
+    compute = vllm.gateway(spec.compute) if config.engine == "vllm" else spec.compute
+    pod = pods.pod_spec(container, compute, metadata["labels"], site, extra=_probes())
+    if config.engine == "vllm":
+        pod = vllm.beside(pod, resource, config, vllm.port_beside(spec, config.metrics_port), site)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -140,6 +150,13 @@ def _deployment(
 def _replicas(spec: ModelServerSpec) -> dict[str, int]:
     """With autoscaling the number is not named: it belongs to whoever scales, and 0 switches that off too."""
     return {"replicas": spec.replicas} if spec.autoscaling is None or spec.replicas == 0 else {}
+
+
+def _lists(resource: ModelServer, config: ServerConfig, site: Site) -> dict[str, str]:
+    """One machine has no mounts: the file is where the server is told to look."""
+    if config.adapters_file is None or site.local:
+        return {}
+    return {config.adapters_file: names.server_adapters(resource.metadata.name)}
 
 
 def _api_key(key: ApiKey | None, site: Site) -> list[dict[str, Any]]:

@@ -12,12 +12,16 @@ class Site:
     """Every claim is mounted at <volumes_root>/<claim>."""
     config_file: str = "/etc/herdsman/job.json"
     """Where the ConfigMap {name} is found; `{name}` is replaced."""
+    adapters_file: str = "/etc/herdsman-adapters/job.json"
+    """The same for a server's list of hot adapters; not below the configuration, which is a volume too."""
     python: str = "python"
     """The interpreter in the image."""
     trainer_image: str = "herdsman/trainer:0.1.0"
     server_image: str = "herdsman/server:0.1.0"
     activator_image: str = "herdsman/operator:0.1.0"
     """The image that holds requests for servers without replicas: the operator's own."""
+    vllm_image: str = "vllm/vllm-openai:v0.33.0"
+    """vLLM's own image, for servers with the engine vllm."""
     image_pull_policy: str | None = None
     """When the nodes pull these images: Always, IfNotPresent or Never; Kubernetes' own rule unless set."""
     image_pull_secrets: tuple[str, ...] = ()
@@ -45,6 +49,10 @@ class Site:
     def config_path(self, config_map: str) -> str:
         """Return the path of the configuration in the ConfigMap of this name."""
         return self.config_file.replace("{name}", config_map)
+
+    def adapters_path(self, config_map: str) -> str:
+        """Return the path of the list of hot adapters in the ConfigMap of this name."""
+        return self.adapters_file.replace("{name}", config_map)
 
     def rendezvous(self, job: str) -> tuple[str, int]:
         """Return the address and port of rank 0 of a Job."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from herdsman.api.exit_codes import TerminationMessage
 from herdsman.api.v1alpha1.registry import AnyResource
-from herdsman.api.v1alpha1.status import CheckpointStatus, Metric, Progress
+from herdsman.api.v1alpha1.status import AdapterStatus, CheckpointStatus, Metric, Progress
 
 
 class Key(NamedTuple):
@@ -87,6 +87,8 @@ class ServerFacts:
     """All ConfigMaps of the server that exist."""
     asleep: bool = False
     """Whether it has no replicas because nobody asked for a while."""
+    adapters: tuple[tuple[AdapterStatus, ...], ...] = ()
+    """What each replica that was heard says of its hot adapters."""
 
 
 @dataclass(frozen=True)

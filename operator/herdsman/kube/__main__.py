@@ -23,6 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     scope.add_argument("--all-namespaces", action="store_true", help="serve every namespace")
     parser.add_argument("--trainer-image", default=site.trainer_image, help="the image of runs (%(default)s)")
     parser.add_argument("--server-image", default=site.server_image, help="the image of servers (%(default)s)")
+    parser.add_argument("--vllm-image", default=site.vllm_image, help="vLLM's image, for the engine vllm (%(default)s)")
     parser.add_argument(
         "--activator-image",
         default=site.activator_image,
@@ -79,6 +80,7 @@ def site_of(given: argparse.Namespace) -> Site:
         trainer_image=given.trainer_image,
         server_image=given.server_image,
         activator_image=given.activator_image,
+        vllm_image=given.vllm_image,
         image_pull_policy=given.image_pull_policy,
         image_pull_secrets=tuple(dict.fromkeys(given.image_pull_secret)),
         hub_endpoint=given.hub_endpoint,

@@ -34,7 +34,7 @@ class Demands:
         Those that are about to end count as well, for they may hold requests until then.
         """
         running = [target for pod in pods if (target := target_of(pod)) is not None]
-        answers = [self._answers.get(target.job_uid) for target in running]
+        answers = [self._answers.get(target.uid) for target in running]
         known = [answer for answer in answers if answer is not None]
         if not known or len(known) < len(answers):
             return None
@@ -52,15 +52,15 @@ class Demands:
         self._answers = {uid: answer for uid, answer in self._answers.items() if uid in uids}
 
     def _asked(self, target: Target) -> bool | None:
-        answer = self._answers.get(target.job_uid)
+        answer = self._answers.get(target.uid)
         return answer.requests > 0 if answer is not None else None
 
     async def _ask(self, target: Target) -> None:
         async with self._turns:
             try:
-                self._answers[target.job_uid] = read_demand(await self._fetch(target))
+                self._answers[target.uid] = read_demand(await self._fetch(target))
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-                self._answers.pop(target.job_uid, None)
+                self._answers.pop(target.uid, None)
 
 
 def target_of(pod: Body) -> Target | None:

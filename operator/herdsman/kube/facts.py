@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from herdsman.api.v1alpha1.status import CheckpointStatus, Progress
+from herdsman.api.v1alpha1.status import AdapterStatus, CheckpointStatus, Progress
 from herdsman.core.names import LABEL_ATTEMPT, LABEL_PREFLIGHT
 from herdsman.core.world import JobFacts, PodFacts, VolumeFacts
 from herdsman.kube.pod_facts import MAX_MESSAGE, Body, Cause, deletion_asked, is_over, moment, pod_facts
@@ -29,10 +29,12 @@ _NO_SECRET = re.compile(r'secret "[^"]*" not found|references non-existent secre
 
 @dataclass(frozen=True)
 class LiveReport:
-    """What a running trainer says of itself."""
+    """What a running trainer or a replica of a server says of itself."""
 
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
+    adapters: tuple[AdapterStatus, ...] | None = None
+    """A server's hot adapters."""
 
 
 def job_facts(

@@ -1,7 +1,8 @@
-"""What running trainers say of themselves: rank 0 of every running Job is asked for its /progress.
+"""What runs says of itself: rank 0 of every running Job is asked for its /progress, replicas of servers with hot
+adapters for their /adapters.
 
-The document is the Progress of the API as JSON, and may carry a member `checkpoint` with the CheckpointStatus. Whoever
-does not answer is asked less and less often; nothing else depends on an answer.
+The document is the Progress of the API as JSON, and may carry a member `checkpoint` with the CheckpointStatus; or it is
+an AdapterReport. Whoever does not answer is asked less and less often; nothing else depends on an answer.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import aiohttp
 
+from herdsman.api.job_config import AdapterReport
 from herdsman.api.v1alpha1.status import CheckpointStatus, Progress
 from herdsman.kube.cache import ResourceKey
 from herdsman.kube.facts import LiveReport
@@ -30,8 +32,8 @@ MAX_BYTES = 65536
 class Target(NamedTuple):
     """Whom to ask."""
 
-    job_uid: str
-    """The uid of a trainer's Job, or of an activator's pod."""
+    uid: str
+    """The uid of a trainer's Job, or of the pod of a server or an activator."""
     parent: ResourceKey
     host: str
     port: int
@@ -48,7 +50,7 @@ class _State:
 
 
 class LiveReports:
-    """The last answer of every running Job, by the Job's uid."""
+    """The last answer of everybody who is asked, by the uid of the Job or of the server's pod."""
 
     def __init__(self, fetch: Callable[[Target], Awaitable[bytes]], clock: Callable[[], float] | None = None) -> None:
         self._fetch = fetch
@@ -56,31 +58,31 @@ class LiveReports:
         self._states: dict[str, _State] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    def shown(self, job_uid: str, *, final: bool = False) -> LiveReport | None:
+    def shown(self, uid: str, *, final: bool = False) -> LiveReport | None:
         """Return what a status may say now; of a finished Job the very last that was heard."""
-        state = self._states.get(job_uid)
+        state = self._states.get(uid)
         if state is None:
             return None
         return state.report if final else state.shown
 
-    def newest(self, job_uid: str) -> LiveReport | None:
+    def newest(self, uid: str) -> LiveReport | None:
         """Return the last answer, for metrics."""
-        state = self._states.get(job_uid)
+        state = self._states.get(uid)
         return state.report if state is not None else None
 
     def keep(self, uids: Container[str]) -> None:
-        """Drop what is known of all Jobs but these."""
+        """Drop what is known of all but these."""
         self._states = {uid: state for uid, state in self._states.items() if uid in uids}
 
     async def poll(self, targets: Iterable[Target]) -> list[ResourceKey]:
         """Ask everybody whose turn it is; returns the resources whose shown report has changed."""
         now = self._clock()
-        due = [target for target in targets if self._states.setdefault(target.job_uid, _State()).ask_at <= now]
+        due = [target for target in targets if self._states.setdefault(target.uid, _State()).ask_at <= now]
         answers = await asyncio.gather(*(self._ask(target) for target in due))
         return [target.parent for target, changed in zip(due, answers, strict=True) if changed]
 
     async def _ask(self, target: Target) -> bool:
-        state = self._states[target.job_uid]
+        state = self._states[target.uid]
         async with self._turns:
             try:
                 report = read_report(await self._fetch(target))
@@ -96,10 +98,12 @@ class LiveReports:
 
 
 def read_report(data: bytes) -> LiveReport:
-    """Read a trainer's answer; raises ValueError (of which pydantic's is one) for anything else."""
+    """Read a trainer's or a replica's answer; raises ValueError (of which pydantic's is one) for anything else."""
     document = json.loads(data)
     if not isinstance(document, dict):
         raise ValueError("a progress document is an object")
+    if "adapters" in document:
+        return LiveReport(adapters=tuple(AdapterReport.model_validate_json(data).adapters))
     checkpoint = document.pop("checkpoint", None)
     known = {name for field, info in Progress.model_fields.items() for name in (field, info.alias)}
     progress = {name: value for name, value in document.items() if name in known}

@@ -121,7 +121,9 @@ class Observer:
         causes = {pod["metadata"]["name"]: await self._told(pod) for pod in _silent(pods)[:1]}
         told = {name: cause for name, cause in causes.items() if cause is not None}
         configs = [body["metadata"]["name"] for body in self._mine("ConfigMap")]
-        return server_facts(body, pods, configs=configs, told=told)
+        reports = [self._shell.live.shown(pod["metadata"]["uid"]) for pod in pods]
+        adapters = [report.adapters for report in reports if report is not None and report.adapters is not None]
+        return replace(server_facts(body, pods, configs=configs, told=told), adapters=tuple(adapters))
 
     def activator(self) -> ActivatorFacts | None:
         """Return the activators of a ModelServer; None where there are none."""

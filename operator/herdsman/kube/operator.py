@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.core.site import Site
 from herdsman.kube.cache import ResourceKey, controller_uid, parent_of
 from herdsman.kube.cluster import KubeCluster
@@ -219,18 +220,27 @@ class Operator:
             self._pause = max(self._pause, min(LONGEST_PAUSE, error.retry_after or 1.0))
 
     def _targets(self) -> list[Target]:
-        """Return rank 0 of every running Job."""
-        if not self._site.metrics_port:
-            return []
+        """Return rank 0 of every running Job, and the replicas of servers with hot adapters."""
         return [target for pod in self._shell.cache.of_kind("Pod") if (target := self._target(pod)) is not None]
 
     def _target(self, pod: Body) -> Target | None:
         metadata, status = pod["metadata"], pod.get("status") or {}
         parent, job = parent_of(pod), controller_uid(pod)
-        first = (metadata.get("labels") or {}).get(INDEX_LABEL) == "0"
-        if not first or parent is None or job is None or status.get("phase") != "Running" or not status.get("podIP"):
+        if parent is None or job is None or status.get("phase") != "Running" or not status.get("podIP"):
             return None
-        return Target(job, parent, status["podIP"], self._site.metrics_port)
+        if parent.key.kind == "ModelServer":
+            return self._replica(pod, parent, status["podIP"])
+        first = (metadata.get("labels") or {}).get(INDEX_LABEL) == "0"
+        port = self._site.metrics_port
+        return Target(job, parent, status["podIP"], port) if first and port else None
+
+    def _replica(self, pod: Body, parent: ResourceKey, host: str) -> Target | None:
+        known = self._shell.cache.get(parent.key.kind, parent.namespace, parent.key.name)
+        server = self._shell.models.resource(known)
+        if not isinstance(server, ModelServer) or not server.spec.hot_adapters:
+            return None
+        port = server.spec.metrics_port or self._site.metrics_port
+        return Target(pod["metadata"]["uid"], parent, host, port, "/adapters") if port else None
 
 
 def _explained(error: ApiError | Unreachable) -> str:

@@ -25,6 +25,7 @@ class Operator:
     """Namespaces; none means all."""
     trainer_image: str = Site().trainer_image
     server_image: str = Site().server_image
+    vllm_image: str = Site().vllm_image
     replicas: int = 1
     ready: int = 0
 
@@ -62,6 +63,7 @@ def operator_of(deployment: Body) -> Operator:
         serves=tuple(value for name, value in options if name == "--namespace"),
         trainer_image=named.get("--trainer-image", Site().trainer_image),
         server_image=named.get("--server-image", Site().server_image),
+        vllm_image=named.get("--vllm-image", Site().vllm_image),
         replicas=spec.get("replicas", 1),
         ready=(deployment.get("status") or {}).get("readyReplicas") or 0,
     )
@@ -72,7 +74,7 @@ def site_for(namespace: str, operators: Sequence[Operator] | None) -> Site:
     mine = next((operator for operator in operators or () if operator.works_in(namespace)), None)
     if mine is None:
         return Site()
-    return Site(trainer_image=mine.trainer_image, server_image=mine.server_image)
+    return Site(trainer_image=mine.trainer_image, server_image=mine.server_image, vllm_image=mine.vllm_image)
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -111,6 +111,7 @@ def local_site(home: Home) -> Site:
     return Site(
         volumes_root=str(home.volumes),
         config_file=str(home.configs / "{name}.json"),
+        adapters_file=str(home.configs / "{name}.json"),
         python=os.environ.get(PYTHON_VARIABLE) or sys.executable,
         master_address="127.0.0.1",
         master_ports=MASTER_PORTS,

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from herdsman.api.exit_codes import PERMANENT
+from herdsman.api.job_config import AdapterReport
 from herdsman.api.v1alpha1.registry import AnyResource
+from herdsman.api.v1alpha1.status import AdapterStatus
+from herdsman.core import names
 from herdsman.core.plan_types import Manifest
 from herdsman.core.references import key_of
 from herdsman.core.serving import CONFIG_DIGEST, CONTAINER, config_of
@@ -148,8 +151,9 @@ class Servers:
 
     def delete(self, record: ServerRecord) -> None:
         """Forget a server whose process has ended, with its configuration and log."""
-        for config in record.configs:
+        for config in (*record.configs, names.server_adapters(record.owner.name)):
             self._config(config).unlink(missing_ok=True)
+            Path(f"{self._config(config)}.report").unlink(missing_ok=True)
         shutil.rmtree(self._home.servers / record.name, ignore_errors=True)
 
     def forget_config(self, record: ServerRecord, config: str) -> None:
@@ -178,7 +182,17 @@ class Servers:
             wanted=record.replicas,
             config=record.config if current else None,
             configs=record.configs,
+            adapters=self._adapters(record) if ready else (),
         )
+
+    def _adapters(self, record: ServerRecord) -> tuple[tuple[AdapterStatus, ...], ...]:
+        """Return what the process says of its hot adapters: it writes a file beside the list of them."""
+        config = read_object(self._config(record.config)) or {}
+        try:
+            report = AdapterReport.model_validate_json(Path(config.get("adaptersReport") or "").read_bytes())
+        except (OSError, ValueError):
+            return ()
+        return (tuple(report.adapters),)
 
     async def _ready(self, record: ServerRecord) -> bool:
         asked, answer = self._probes.get(record.name, (0.0, False))

@@ -80,7 +80,7 @@ def open_chain(
     """
     model = open_model(directory)
     manifests = [read_manifest(path) for path in adapters]
-    origins = [_origin(path, manifest) for path, manifest in zip(adapters, manifests, strict=True)]
+    origins = [origin_of(path, manifest) for path, manifest in zip(adapters, manifests, strict=True)]
     base_digest = _base_digest(model, origins, digest_of)
     notes = check_lineage(str(directory), base_digest, origins)
     opened = [load_adapter(path) for path in adapters]
@@ -130,7 +130,8 @@ def has_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (SENTENCEPIECE_FILE, BPE_FILE))
 
 
-def _origin(path: Path, manifest: ArtifactManifest | None) -> Origin:
+def origin_of(path: Path, manifest: ArtifactManifest | None) -> Origin:
+    """Return where an adapter comes from, as its manifest says; BadInput where that is one of something else."""
     if manifest is None:
         return Origin(str(path))
     artifact = manifest.artifact

@@ -228,11 +228,11 @@ def merge(base: TensorFiles, adapters: Sequence[Adapter], *, tied: bool, dtype: 
     A tied base stays tied unless an adapter holds a head that differs from its embedding.
     """
     if tied:
-        adapters = [_without_tied_copy(adapter) for adapter in adapters]
+        adapters = [without_tied_copy(adapter) for adapter in adapters]
     return Merge(plan_merge(base.specs, adapters, tied=tied, dtype=dtype), base, adapters)
 
 
-def _without_tied_copy(adapter: Adapter) -> Adapter:
+def without_tied_copy(adapter: Adapter) -> Adapter:
     """Drop a head that only repeats the embedding: peft stores both where one matrix is trained under two names."""
     embedding, head = adapter.full.get(EMBEDDING), adapter.full.get(HEAD)
     if embedding is None or head is None or not torch.equal(adapter.read(embedding.name), adapter.read(head.name)):

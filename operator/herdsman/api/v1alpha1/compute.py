@@ -12,6 +12,7 @@ QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
 QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 """The key of a label or a taint."""
+IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 QualifiedName = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=253)]
@@ -84,7 +85,7 @@ class Compute(ApiModel):
     """The PriorityClass of the pods."""
     queue_name: str | None = Field(default=None, pattern=DNS_SUBDOMAIN, max_length=63)
     """The Kueue LocalQueue; it becomes a label of the Job."""
-    image: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=400)
+    image: str | None = Field(default=None, pattern=IMAGE, max_length=400)
     """The trainer or server image, instead of the operator's default."""
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
-from herdsman.api.v1alpha1.compute import DNS_SUBDOMAIN, Compute, LabelValue, QualifiedName
+from herdsman.api.v1alpha1.compute import DNS_SUBDOMAIN, IMAGE, Compute, LabelValue, QualifiedName
 from herdsman.api.v1alpha1.lora_merge import GgufType
 from herdsman.api.v1alpha1.recipes import Template
 from herdsman.api.v1alpha1.schema import MUTABLE, OneOf, cel
@@ -14,6 +14,9 @@ from herdsman.api.v1alpha1.sources import AdapterRef, GateRef, ModelRef
 from herdsman.api.v1alpha1.status import Status
 
 MAX_REPLICAS = 64
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+"""What clients may call a model."""
+MAX_HOT_ADAPTERS = 32
 HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """A host name, or one with a wildcard in place of its first label."""
 URL_PATH = r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$"
@@ -27,6 +30,10 @@ METRICS_PORT = 9400
 
 Dialect = Literal["openai", "chinese-llama-alpaca"]
 """Whose API a server speaks."""
+EngineName = Literal["transformers", "llamacpp", "vllm"]
+"""What computes the answers."""
+Quantisation = Literal["int8", "int4"]
+"""How many bits a weight takes."""
 
 
 class ServerLimits(ApiModel):
@@ -46,9 +53,10 @@ class ServerLimits(ApiModel):
     """Answers that may be streamed at once, those that wait included; more are refused with 429."""
     queue_length: int = Field(default=32, ge=1, le=10000)
     """Requests that may wait; more are refused with 429."""
-    parallel: int = Field(default=4, ge=1, le=64)
-    """Answers that llama.cpp computes at once; they share the memory of one context, and wait where it is taken. The
-    engine transformers computes one at a time."""
+    parallel: int | None = Field(default=None, ge=1, le=256)
+    """Answers that are computed at once, in one running batch; unless set 64 on a GPU, and on a CPU 8 with transformers
+    and 4 with llama.cpp, where they share the memory of one context. They wait where memory for conversations is
+    taken."""
     drain_seconds: int = Field(default=120, ge=1, le=3600)
     """Seconds the answers under way may take when the replica is stopped; what is not finished then is cut off."""
 
@@ -80,6 +88,56 @@ class ServerIngress(ApiModel):
 
 _METRIC = "set targetCPUUtilizationPercentage, targetWaitingRequests or targetTokensPerSecond, or several of them"
 _ORDER = "minReplicas cannot be above maxReplicas"
+
+
+class HotAdapter(ApiModel):
+    """An adapter that requests choose by its name; it is loaded and unloaded while the server runs."""
+
+    name: str = Field(pattern=MODEL_NAME, max_length=96)
+    """The name clients ask for as `model`."""
+    adapter: AdapterRef
+    """The adapter. It was trained on the model, with spec.adapters beneath it, and leaves the vocabulary as it is."""
+
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_RANK = f"maxLoraRank must be one of {', '.join(map(str, _LORA_RANKS))}"
+_TAKEN = ("--model", "--host", "--port", "--served-model-name", "--api-key", "--tensor-parallel-size", "--enable-lora")
+_EXTRA = f"extraArgs cannot name {', '.join(_TAKEN)}, which other fields say"
+
+
+class Vllm(ApiModel):
+    """What is peculiar to the engine vllm."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (f"!has(self.maxLoraRank) || self.maxLoraRank in [{', '.join(map(str, _LORA_RANKS))}]", _RANK),
+            (
+                "!has(self.extraArgs) || self.extraArgs.all(given, "
+                + " && ".join(f"given != '{name}' && !given.startsWith('{name}=')" for name in _TAKEN)
+                + ")",
+                _EXTRA,
+            ),
+        )
+    )
+
+    image: str | None = Field(default=None, pattern=IMAGE, max_length=400)
+    """The image of vLLM, instead of the operator's default (images.vllm of the chart)."""
+    max_model_length: int | None = Field(default=None, ge=16, le=1048576)
+    """Tokens of prompt and answer together; what the model takes unless set. Less needs less memory."""
+    max_lora_rank: int = Field(default=64, ge=8, le=512)
+    """The highest rank of a hot adapter: 8, 16, 32, 64, 128, 256, 320 or 512; memory is set aside for it."""
+    memory_percent: int = Field(default=90, ge=10, le=98)
+    """Percent of each GPU's memory that it takes for weights and conversations."""
+    extra_args: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list, max_length=32)
+    """Further arguments of `vllm serve`, as its documentation says."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.max_lora_rank not in _LORA_RANKS:
+            raise ValueError(_RANK)
+        if any(given.partition("=")[0] in _TAKEN for given in self.extra_args):
+            raise ValueError(_EXTRA)
+        return self
 
 
 class Autoscaling(ApiModel):
@@ -165,6 +223,10 @@ class Monitoring(ApiModel):
 
 
 _PORTS = f"metricsPort ({METRICS_PORT} unless set) cannot be the port of the API"
+_NAMES = "each name may stand in hotAdapters once, and the model's own name cannot"
+_FILE = "the engine llamacpp serves one file: hotAdapters and quantisation are for transformers and vllm"
+_VLLM = "vllm is about the engine vllm: set engine: vllm"
+_GPUS = "the engine vllm needs GPUs: set compute.gpusPerNode"
 _CPU = "autoscaling.targetCPUUtilizationPercentage is a share of compute.resources.cpu: set that too"
 
 
@@ -181,6 +243,23 @@ class ModelServerSpec(ApiModel):
                     _CPU,
                 ),
                 (f"self.port != (has(self.metricsPort) ? self.metricsPort : {METRICS_PORT})", _PORTS),
+                (
+                    "!has(self.hotAdapters) || self.hotAdapters.all(one, "
+                    "self.hotAdapters.exists_one(other, other.name == one.name)"
+                    " && (!has(self.modelName) || self.modelName != one.name))",
+                    _NAMES,
+                ),
+                (
+                    "!has(self.engine) || self.engine != 'llamacpp'"
+                    " || ((!has(self.hotAdapters) || size(self.hotAdapters) == 0) && !has(self.quantisation))",
+                    _FILE,
+                ),
+                ("!has(self.vllm) || (has(self.engine) && self.engine == 'vllm')", _VLLM),
+                (
+                    "!has(self.engine) || self.engine != 'vllm'"
+                    " || (has(self.compute) && has(self.compute.gpusPerNode) && self.compute.gpusPerNode > 0)",
+                    _GPUS,
+                ),
             ),
         }
     )
@@ -189,12 +268,21 @@ class ModelServerSpec(ApiModel):
     """The model."""
     adapters: list[AdapterRef] = Field(default_factory=list, max_length=8)
     """Adapters applied to it in memory, in this order."""
+    hot_adapters: list[HotAdapter] = Field(default_factory=list, max_length=MAX_HOT_ADAPTERS)
+    """Adapters that requests choose by their name, beside the model itself. A change of the list is noticed by the
+    replicas within two minutes, without a restart, unless it is the first adapter, or its volume is not mounted yet."""
     after: list[GateRef] = Field(default_factory=list, max_length=8)
     """What has to have gone well before this is served, beside its inputs: Evaluations whose thresholds are met. Until
     then replicas of before go on serving what they serve."""
-    engine: Literal["transformers", "llamacpp"] | None = None
-    """What computes the answers: transformers from Hugging Face weights, or llama.cpp from a GGUF file. Unless set,
-    what the model is stored for; transformers where it is both."""
+    engine: EngineName | None = None
+    """What computes the answers: transformers from Hugging Face weights, llama.cpp from a GGUF file, or vLLM, in an
+    image of its own beside ours, from Hugging Face weights on GPUs. Unless set, what the model is stored for; where it
+    is both, transformers on GPUs and llama.cpp on CPUs."""
+    quantisation: Quantisation | None = None
+    """Weights are kept in 8 or 4 bits, rounded while they are loaded: less memory, a little less exact; embedding and
+    head stay as they are. With vllm only int4 (bitsandbytes)."""
+    vllm: Vllm | None = None
+    """What is peculiar to the engine vllm."""
     gguf_type: GgufType | None = None
     """Which of several GGUF files llama.cpp takes; the smallest unless set."""
     dialect: Dialect = "openai"
@@ -202,7 +290,7 @@ class ModelServerSpec(ApiModel):
     those (they look for it on port 19327)."""
     template: Template | None = None
     """The prompt template; unless set, the one the model was tuned with."""
-    model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=96)
+    model_name: str | None = Field(default=None, pattern=MODEL_NAME, max_length=96)
     """The name clients ask for; the resource's name unless set."""
     port: int = Field(default=8000, ge=1024, le=65535)
     """The port of the Service; with `herdsman run`, of this machine."""
@@ -242,6 +330,15 @@ class ModelServerSpec(ApiModel):
             raise ValueError(_CPU)
         if self.port == (self.metrics_port or METRICS_PORT):
             raise ValueError(_PORTS)
+        hot = [adapter.name for adapter in self.hot_adapters]
+        if len(set(hot)) < len(hot) or self.model_name in hot:
+            raise ValueError(_NAMES)
+        if self.engine == "llamacpp" and (hot or self.quantisation is not None):
+            raise ValueError(_FILE)
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError(_VLLM)
+        if self.engine == "vllm" and not self.compute.gpus_per_node:
+            raise ValueError(_GPUS)
         return self
 
 

@@ -300,6 +300,17 @@ class Estimate(ApiModel):
     """Wall-clock hours, where the GPUs' speed is known."""
 
 
+class AdapterStatus(ApiModel):
+    """One adapter that requests choose."""
+
+    name: str = Field(max_length=96)
+    """What clients call it."""
+    loaded: bool = False
+    """Whether all replicas that answer have it."""
+    message: str | None = Field(default=None, max_length=1024)
+    """Why not: what it waits for, or what a replica says against it and what to do."""
+
+
 class Status(ApiModel):
     """What Herdsman knows about a resource."""
 
@@ -333,3 +344,5 @@ class Status(ApiModel):
     """ModelServer: replicas that answer."""
     selector: str | None = Field(default=None, max_length=253)
     """ModelServer: the label selector of its pods, for the scale subresource."""
+    adapters: list[AdapterStatus] = Field(default_factory=list, max_length=32)
+    """ModelServer: the adapters of spec.hotAdapters."""

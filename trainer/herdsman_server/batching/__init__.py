@@ -1,0 +1,1 @@
+"""Continuous batching: answers join and leave a running batch token by token (docs/decisions/0021)."""
