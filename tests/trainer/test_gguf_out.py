@@ -153,7 +153,7 @@ def test_any_number_of_threads_gives_the_same_bytes(monkeypatch, kind):
     rows = torch.randn(1030, 256, generator=torch.Generator().manual_seed(0))
     parts = []
     for threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(gguf_quantisation, "THREADS", threads)
         parts.append(bytes(gguf_quantisation.quantise(rows, gguf.GGMLQuantizationType[kind])))
     assert parts[0] == parts[1]
     assert parts[0] == libgguf.quantize_rows(rows.numpy(), gguf.GGMLQuantizationType[kind]).tobytes()

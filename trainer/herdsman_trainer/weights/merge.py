@@ -193,9 +193,9 @@ class Merge:
         for start in range(0, rows, step):
             block = source[start : start + step] if source.dim() else source
             if updates:
-                block = block.to(torch.float32)
+                block = block.to(torch.float32, copy=True)
             for left, right, scale in updates:
-                block = torch.addmm(block, left[start : start + step], right, alpha=scale)
+                block.addmm_(left[start : start + step], right, alpha=scale)
             yield Rows(block, before[start : start + step] if comparable else None)
 
     def blocks(self, spec: TensorSpec) -> Iterator[torch.Tensor]:

@@ -94,6 +94,8 @@ class MergePass:
         self._done = dict(progress.done)
         self._new: dict[str, Future[TensorDone]] = {}
         self._stack = ExitStack()
+        self._stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         for sink in sinks.values():
             self._stack.callback(sink.files.close)  # after the lanes have ended: what is registered last is done first
         self._lanes = {label: self._lane(label) for label in sinks}
@@ -129,8 +131,8 @@ class MergePass:
             lane.drain()
         files: dict[str, FileDigest] = {}
         for sink in self._sinks.values():
-            sink.files.sync()
             files |= sink.files.marks()
+            sink.files.sync()
         self._done |= {name: future.result() for name, future in self._new.items()}
         return Merged(files, self._done, taken_up)
 
@@ -150,11 +152,12 @@ class MergePass:
             self._lanes[label].submit(sink.begin, spec)
         multiple = lcm(*(sink.row_multiple(spec) for sink in self._sinks.values()))
         for rows in self._merge.rows(spec.name, multiple):
+            rounded = rows.values.to(spec.dtype)  # once, for whoever stores this type
             if not moved and rows.before is not None:
-                moved = not torch.equal(rows.values.to(spec.dtype), rows.before.to(spec.dtype))
+                moved = not torch.equal(rounded, rows.before.to(spec.dtype))
             for label, sink in self._sinks.items():
-                self._lanes[label].submit(sink.write, rows.values)
-            self._digests.submit(_update, digest, rows.values, spec.dtype)
+                self._lanes[label].submit(sink.write, rows.values if sink.exact else rounded)
+            self._digests.submit(_update, digest, rounded)
         for label, sink in self._sinks.items():
             self._lanes[label].submit(sink.end)
         self._new[spec.name] = self._digests.submit(_result, digest, moved)
@@ -177,8 +180,8 @@ class MergePass:
         self._done |= done
 
 
-def _update(digest: TensorHash, values: torch.Tensor, dtype: torch.dtype) -> None:
-    digest.update(tensor_bytes(values.to(dtype)))
+def _update(digest: TensorHash, values: torch.Tensor) -> None:
+    digest.update(tensor_bytes(values))
 
 
 def _result(digest: TensorHash, moved: bool) -> TensorDone:
