@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
-from math import lcm
+from math import lcm, prod
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from herdsman_trainer.weights.draft_files import ChangedDraftError, DraftFiles, 
 from herdsman_trainer.weights.lanes import Lane
 from herdsman_trainer.weights.merge import Merge
 from herdsman_trainer.weights.merge_journal import Journal, Progress, TensorDone
+from herdsman_trainer.weights.reading_ahead import ReadingAhead
 from herdsman_trainer.weights.sinks import Sink
 from herdsman_trainer.weights.tensor_spec import TensorSpec, tensor_bytes
 
@@ -99,6 +99,11 @@ class MergePass:
         for sink in sinks.values():
             self._stack.callback(sink.files.close)  # after the lanes have ended: what is registered last is done first
         self._lanes = {label: self._lane(label) for label in sinks}
+        places = {spec.name: self._merge.place(spec.name) for spec in self._order[len(self._done) :]}
+        self._places = {name: place for name, place in places.items() if place is not None}
+        self._reading = ReadingAhead(self._places.values())
+        self._stack.callback(self._reading.close)
+        self._ahead = self._lane("ahead")
         self._digests, self._disk = self._lane("digests"), self._lane("disk", depth=1)
 
     def run(self) -> Merged:
@@ -111,8 +116,9 @@ class MergePass:
         total = max(1, sum(spec.nbytes for spec in self._order))
         written = sum(spec.nbytes for spec in self._order[:taken_up])
         unknown = 0
+        self._ahead.submit(self._reading.read)
         try:
-            for spec in islice(self._order, taken_up, None):
+            for spec in self._order[taken_up:]:
                 self._announce(f"writing {spec.name}", written / total)
                 self._write(spec)
                 written += spec.nbytes
@@ -148,10 +154,13 @@ class MergePass:
     def _write(self, spec: TensorSpec) -> None:
         digest = TensorHash(spec)
         moved = spec.shape != self._merge.start_of(spec.name).shape
+        place = self._places.get(spec.name)
         for label, sink in self._sinks.items():
             self._lanes[label].submit(sink.begin, spec)
         multiple = lcm(*(sink.row_multiple(spec) for sink in self._sinks.values()))
         for rows in self._merge.rows(spec.name, multiple):
+            if place is not None and self._reading.wanted(place.nbytes * rows.values.numel() // prod(spec.shape)):
+                self._ahead.submit(self._reading.read)
             rounded = rows.values.to(spec.dtype)  # once, for whoever stores this type
             if not moved and rows.before is not None:
                 moved = not torch.equal(rounded, rows.before.to(spec.dtype))
