@@ -6,6 +6,7 @@ takes a page fault for every few pages that were not there (docs/decisions/0025)
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,13 @@ class ReadingAhead:
     def read(self) -> None:
         """Ask for what lies in the window; returns when most of it is on its way."""
         while self._asked < self._used + WINDOW_BYTES and (chunk := next(self._chunks, None)):
-            if chunk.path != self._path:
-                self.close()
-                self._path, self._descriptor = chunk.path, os.open(chunk.path, os.O_RDONLY | os.O_CLOEXEC)
-            os.posix_fadvise(self._descriptor, chunk.start, chunk.nbytes, os.POSIX_FADV_WILLNEED)
             self._asked += chunk.nbytes
+            with suppress(OSError):  # whoever reads the values says what is wrong
+                if chunk.path != self._path:
+                    self.close()
+                    self._descriptor = os.open(chunk.path, os.O_RDONLY | os.O_CLOEXEC)
+                    self._path = chunk.path
+                os.posix_fadvise(self._descriptor, chunk.start, chunk.nbytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the file that was read last."""
