@@ -77,6 +77,7 @@ def feed(chain: Chain, sinks: list[Sink], rows: int | None = None) -> None:
             sink.end()
     for sink in sinks:
         sink.finish()
+        sink.files.marks()
         sink.files.close()
 
 

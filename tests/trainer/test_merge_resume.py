@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 import peft_models as build
 from herdsman.api.v1alpha1.lora_merge import MergeOutputs
@@ -18,7 +19,7 @@ from herdsman_trainer.errors import Interrupted, Temporary
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.steps import lora_merge
 from herdsman_trainer.tokenizers import copy_tokenizer
-from herdsman_trainer.weights import draft_files, merge_pass
+from herdsman_trainer.weights import appending, merge_pass
 from herdsman_trainer.weights.merge import Merge
 from merges import merge, merge_config
 from tiny import tiny_llama, tiny_sentencepiece
@@ -50,8 +51,12 @@ def undisturbed(tmp_path_factory, inputs):
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch):
-    """A line of the journal after every 100 kB, and so after every second tensor or so; and no comparison with peft."""
+    """A line of the journal after every 100 kB, and so after every second tensor or so; and no comparison with peft.
+
+    Pieces are so small that most of what is written goes past the page cache, where the file system allows it.
+    """
     monkeypatch.setattr(merge_pass, "STEP_BYTES", 100_000)
+    monkeypatch.setattr(appending, "PIECE_BYTES", 16_384)
     monkeypatch.setattr(lora_merge, "probe", lambda *_: None)
 
 
@@ -97,6 +102,10 @@ WEIGHTS = "herdsman_trainer.weights"
 BOUNDARIES = [
     ("before the first byte", f"{WEIGHTS}.draft_files:DraftFile.write", 1, False, 0),
     ("inside of a tensor", f"{WEIGHTS}.draft_files:DraftFile.write", 40, False, 0),
+    ("before the first piece", f"{WEIGHTS}.appending:Appender._put_piece", 1, False, 0),
+    ("after some pieces", f"{WEIGHTS}.appending:Appender._put_piece", 60, True, 1),
+    ("before the end of a file that is not a whole piece", f"{WEIGHTS}.appending:Appender.flush", 7, False, 0),
+    ("after it", f"{WEIGHTS}.appending:Appender.flush", 7, True, 0),
     ("between two files of pth", f"{WEIGHTS}.pth_sink:PthSink._piece", 9, True, 0),
     ("before the disk has the first step", f"{WEIGHTS}.draft_files:DraftFiles.sync", 1, False, 0),
     ("before the first line of the journal", f"{WEIGHTS}.merge_journal:Journal.append", 1, False, 0),
@@ -153,6 +162,18 @@ def test_finished_tensors_are_not_computed_again(tmp_path, inputs, monkeypatch):
     _, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
     assert len(computed) + taken_up(directory) == 21
     assert len(computed) < 18
+
+
+def test_sums_are_made_in_one_thread_so_that_bytes_do_not_follow_from_the_number_of_cores(
+    tmp_path, inputs, undisturbed, monkeypatch
+):
+    seen, rows = set(), Merge.rows
+    monkeypatch.setattr(Merge, "rows", lambda *given: seen.add(torch.get_num_threads()) or rows(*given))
+    torch.set_num_threads(2)
+    artifact, _ = merge(tmp_path, *inputs, outputs=OUTPUTS)
+    assert seen == {1}
+    assert torch.get_num_threads() == 2
+    assert artifact.digest == undisturbed[0].digest
 
 
 def spoil(path):
@@ -220,16 +241,16 @@ def test_stopped_on_request_it_keeps_every_tensor_it_has_written(tmp_path, input
 def test_a_full_disk_in_the_middle_is_told_and_the_next_attempt_goes_on(
     tmp_path, inputs, undisturbed, monkeypatch, number
 ):
-    written, write = [0], os.write
+    written, write = [0], os.pwrite
 
-    def on_a_small_volume(descriptor, data):
+    def on_a_small_volume(descriptor, data, place):
         written[0] += len(data)
         if written[0] > 3_000_000:
             raise OSError(number, os.strerror(number))
-        return write(descriptor, data)
+        return write(descriptor, data, place)
 
     with monkeypatch.context() as small:
-        small.setattr(draft_files.os, "write", on_a_small_volume)
+        small.setattr(appending.os, "pwrite", on_a_small_volume)
         with pytest.raises(Temporary) as caught:
             merge(tmp_path, *inputs, outputs=OUTPUTS)
     assert ending(caught.value)[0] == 75

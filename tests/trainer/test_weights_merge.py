@@ -156,6 +156,15 @@ def test_blocks_of_rows_make_the_same_tensor(tmp_path, base, monkeypatch):
     assert_equal(result.state_dict(), whole)
 
 
+def test_blocks_are_equally_long_so_that_none_is_summed_in_another_order(tmp_path, base, monkeypatch):
+    directory = build.adapter(tmp_path / "adapter", base)
+    result = merged(base, [directory])
+    spec = result.plan.tensors["model.layers.0.mlp.up_proj.weight"].spec
+    monkeypatch.setattr(merge_module, "PASS_VALUES", 7 * spec.shape[1])
+    assert [len(rows.values) for rows in result.rows(spec.name)] == [6] * 4
+    assert [len(rows.values) for rows in result.rows(spec.name, multiple=5)] == [5, 5, 5, 5, 4]
+
+
 def test_a_tied_base_stays_tied_when_its_embedding_is_replaced(tmp_path, tied_base):
     directory = build.adapter(tmp_path / "adapter", tied_base, rows=BIG, full=("embed_tokens",), tied=True)
     stored = load_file(directory / "adapter_model.safetensors")

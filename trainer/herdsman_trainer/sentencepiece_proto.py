@@ -120,6 +120,10 @@ def _fields_of_model(model: bytes) -> list[_Field]:
 
 
 def _piece(message: bytes) -> Piece:
+    end = 2 + (message[1] if len(message) > 1 else 0)
+    if message[:1] == b"\x0a" and end < 0x82 and message[end : end + 1] == b"\x15" and len(message) == end + 5:
+        (score,) = struct.unpack_from("<f", message, end + 1)  # nearly always: a text, a score and nothing else
+        return Piece(message[2:end].decode(), score, PieceType.NORMAL)
     text, score, kind = "", 0.0, PieceType.NORMAL
     for field in _fields(message):
         if field.number == 1 and isinstance(field.value, bytes):

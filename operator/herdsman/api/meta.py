@@ -101,6 +101,11 @@ class Resource(ApiModel):
             document = json.loads(data)
         except ValueError:
             return cls.model_validate_json(data)
+        return cls.read(document)
+
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """Read a resource from the values of a JSON document, as `parse` does."""
         return cls.model_validate_json(json.dumps(_normalised(document)))
 
 

@@ -64,6 +64,7 @@ class EventCauses:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._read: dict[str, _Reading] = {}
         self._waiting: dict[str, dict[ResourceKey, _Waiting]] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._second = (0, 0)
 
     async def cause(self, key: ResourceKey, body: Body, age: float) -> Answer:
@@ -76,13 +77,14 @@ class EventCauses:
         waiting = line.get(key)
         if waiting is None or waiting.uid != body["metadata"]["uid"]:
             waiting = line[key] = _Waiting(body["metadata"]["uid"])
-        reading = self._read.get(key.namespace)
-        if reading is None or self._clock() - reading.at >= waiting.pause:
-            if not self._allowed():
-                return Answer(waiting.cause, 1.0, sure=reading is not None)
-            reading = await self._list(key)
-            if age > EAGER_SECONDS:
-                waiting.pause = min(LONGEST_PAUSE, 2 * waiting.pause)
+        async with self._turns[key.namespace]:  # who comes while somebody asks takes that answer
+            reading = self._read.get(key.namespace)
+            if reading is None or self._clock() - reading.at >= waiting.pause:
+                if not self._allowed():
+                    return Answer(waiting.cause, 1.0, sure=reading is not None)
+                reading = await self._list(key)
+                if age > EAGER_SECONDS:
+                    waiting.pause = min(LONGEST_PAUSE, 2 * waiting.pause)
         waiting.cause = reading.causes.get(waiting.uid)
         return Answer(waiting.cause, max(waiting.pause, len(line) / LOOKS_A_SECOND))
 
@@ -92,7 +94,10 @@ class EventCauses:
         line.pop(key, None)
         if not line:
             self._waiting.pop(key.namespace, None)
-            self._read.pop(key.namespace, None)
+            reading = self._read.get(key.namespace)
+            if reading is not None and self._clock() - reading.at >= PATIENCE:  # the next one's answer, before that
+                del self._read[key.namespace]
+                self._turns.pop(key.namespace, None)
 
     async def _list(self, asking: ResourceKey) -> _Reading:
         """Read the Warnings of a namespace, and wake the others for which there is news."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from herdsman.api.v1alpha1.registry import KINDS
+from herdsman.api.v1alpha1.status import ConditionType
 from herdsman.kube.cache import Cache, ResourceKey, object_key, parent_of, version
 from herdsman.kube.facts import is_finished
 from herdsman.kube.index import Index
@@ -11,6 +12,7 @@ from herdsman.kube.pod_facts import is_over, pod_facts
 from herdsman.kube.queue import WorkQueue
 from herdsman.kube.trimming import Body
 
+ENDS = (ConditionType.COMPLETE, ConditionType.FAILED)
 Place = tuple[str, str]
 
 
@@ -73,12 +75,14 @@ class Intake:
 
     def _resource(self, me: ResourceKey, before: Body | None, now: Body, *, own: bool) -> None:
         if before is None or _generation(before) != _generation(now):
-            resource = self._models.resource(now)
+            resource = self._models.specified(now)
             if resource is not None:
                 self._index.put(resource)
             else:
                 self._index.drop(me)
-        if not own and (before is None or _own_state(before) != _own_state(now)):
+        if before is None and _is_settled(now):
+            self._queue.add_idle(me)  # thousands at a start, of which at most the removal of their Jobs is due
+        elif not own and (before is None or _own_state(before) != _own_state(now)):
             self._queue.add(me)
         if before is None or _for_others(before) != _for_others(now):
             self._wake(self._index.dependants(me))
@@ -90,6 +94,14 @@ class Intake:
 
 def _generation(body: Body) -> tuple[object, ...]:
     return body["metadata"].get("uid"), body["metadata"].get("generation")
+
+
+def _is_settled(body: Body) -> bool:
+    """Whether the end of the run is recorded, of this very spec."""
+    status = body.get("status") or {}
+    ends = (item for item in status.get("conditions") or () if item.get("type") in ENDS)
+    current = status.get("observedGeneration") == body["metadata"].get("generation")
+    return current and any(item.get("status") == "True" for item in ends)
 
 
 def _own_state(body: Body) -> tuple[object, ...]:

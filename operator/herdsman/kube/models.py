@@ -36,6 +36,18 @@ class Models:
             self._read.popitem(last=False)
         return found
 
+    def specified(self, body: Body) -> AnyResource | None:
+        """Return the resource without its status, or None for one whose spec does not fit its model.
+
+        Of thousands that are listed at a start only this is needed, and it is not kept.
+        """
+        if "status" not in body:
+            return self.resource(body)
+        try:
+            return KINDS[body["kind"]].model.read(_without_status(body))
+        except ValidationError:
+            return None
+
     def resource(self, body: Body | None) -> AnyResource | None:
         """Return the resource, or None for one that is absent or does not fit its model."""
         found = self.read(body) if body is not None else None
@@ -55,16 +67,20 @@ def stored_status(body: Body) -> Status | None:
     return None
 
 
+def _without_status(body: Body) -> Body:
+    return {key: value for key, value in body.items() if key != "status"}
+
+
 def _parse(body: Body) -> AnyResource | Invalid:
     model = KINDS[body["kind"]].model
     metadata = body["metadata"]
     try:
-        return model.parse(json.dumps(body))
+        return model.read(body)
     except ValidationError as error:
         problems = _problems(error)
     status = stored_status(body)
     try:
-        without = model.parse(json.dumps({key: value for key, value in body.items() if key != "status"}))
+        without = model.read(_without_status(body))
         return without.model_copy(update={"status": status})  # written by another version: the spec is what counts
     except ValidationError as error:
         problems = _problems(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -12,7 +13,7 @@ import kopf
 
 from herdsman.core.site import Site
 from herdsman.kube.api import KubeApi
-from herdsman.kube.handlers import Forgetful, make_registry, make_settings
+from herdsman.kube.handlers import make_registry, make_settings, straight_on
 from herdsman.kube.health import Health, make_app, serve
 from herdsman.kube.lease import Lease, Lost
 from herdsman.kube.listing import CHILDREN, OURS
@@ -90,6 +91,7 @@ async def _work(options: Options, shell: Shell, operator: Operator, lease: Lease
         operator.readiness.take_over()
     if not await _unless(stop, operator.list_until_done()):
         return
+    gc.freeze()  # what was listed mostly stays, and need not be looked through for garbage ever again
     tasks = [asyncio.create_task(operator.run(), name="operator")]
     if lease is not None:
         tasks.append(asyncio.create_task(lease.keep(), name="lease"))
@@ -117,15 +119,15 @@ async def _work(options: Options, shell: Shell, operator: Operator, lease: Lease
 async def _watch(options: Options, shell: Shell, stop: asyncio.Event, farewell: asyncio.Event) -> None:
     """Run kopf, which takes the signals for itself: they are taken back."""
     before = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(
-        registry=make_registry(shell.intake),
-        settings=make_settings(),
-        memories=Forgetful(),
-        clusterwide=not options.namespaces,
-        namespaces=options.namespaces,
-        standalone=True,
-        stop_flag=farewell,
-    )
+    with straight_on(shell.intake):
+        tasks = await kopf.spawn_tasks(
+            registry=make_registry(shell.intake),
+            settings=make_settings(),
+            clusterwide=not options.namespaces,
+            namespaces=options.namespaces,
+            standalone=True,
+            stop_flag=farewell,
+        )
     _on_signals(stop)
     await kopf.run_tasks(tasks, ignored=before)
 

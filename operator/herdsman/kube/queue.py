@@ -69,6 +69,7 @@ class WorkQueue(Generic[K]):
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._jitter = jitter
         self._lanes: OrderedDict[Hashable, _Lane[K]] = OrderedDict()
+        self._idle: OrderedDict[K, None] = OrderedDict()
         self._working: set[K] = set()
         self._again: dict[K, bool] = {}
         self._delayed: list[tuple[float, int, K]] = []
@@ -95,12 +96,17 @@ class WorkQueue(Generic[K]):
             self._changed.set()
         return None
 
+    def add_idle(self, key: K) -> None:
+        """Ask for the key to be worked on when there is nothing else to do."""
+        self._idle[key] = None
+        self._changed.set()
+
     @property
     def crowded(self) -> bool:
         """Whether there is so much to do that one look at a key should do where two might be taken."""
         second = int(self._clock())
         rate = max((self._taken.get(second, 0), self._taken.get(second - 1, 0)))
-        return self.depth > CROWD or rate > CROWDED_RATE
+        return self._pressing > CROWD or rate > CROWDED_RATE
 
     def add_unhurried(self, key: K) -> None:
         """Ask for the key to be worked on soon or, in a crowd, in a while: what else happens to it by then is seen in
@@ -131,7 +137,6 @@ class WorkQueue(Generic[K]):
             self._release_due()
             if (key := self._pop()) is not None:
                 self._working.add(key)
-                self._count()
                 return key
             self._changed.clear()
             timeout = max(0.0, self._delayed[0][0] - self._clock()) if self._delayed else None
@@ -149,6 +154,10 @@ class WorkQueue(Generic[K]):
     @property
     def depth(self) -> int:
         """Keys that could be worked on now."""
+        return self._pressing + len(self._idle)
+
+    @property
+    def _pressing(self) -> int:
         return sum(map(len, self._lanes.values()))
 
     @property
@@ -169,6 +178,7 @@ class WorkQueue(Generic[K]):
         self._taken[second] += 1
 
     def _add(self, key: K, *, urgent: bool) -> None:
+        self._idle.pop(key, None)
         if key in self._working:
             self._again[key] = self._again.get(key, False) or urgent
             return
@@ -178,7 +188,8 @@ class WorkQueue(Generic[K]):
 
     def _pop(self) -> K | None:
         if not self._lanes:
-            return None
+            return self._idle.popitem(last=False)[0] if self._idle else None
+        self._count()
         namespace, lane = self._lanes.popitem(last=False)
         key, _ = lane.pop()
         if len(lane):

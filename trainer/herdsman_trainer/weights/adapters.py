@@ -14,6 +14,7 @@ from herdsman_trainer.weights.adapter_keys import sort_keys
 from herdsman_trainer.weights.pickle_reading import digest_checkpoint, read_tensors, tensor_specs
 from herdsman_trainer.weights.published import recognise
 from herdsman_trainer.weights.reading import open_safetensors, read_json_object
+from herdsman_trainer.weights.reading_ahead import Place
 from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
 CONFIG_FILE = "adapter_config.json"
@@ -86,6 +87,8 @@ class Adapter:
     lora: Mapping[str, LoraPair]
     read: Callable[[str], torch.Tensor]
     """Reads a tensor by its key in the adapter file."""
+    place: Callable[[str], Place | None] = lambda _: None
+    """Tells where a tensor lies, where that is known."""
     notes: tuple[str, ...] = ()
     """What a user should know about how it was read."""
 
@@ -108,13 +111,14 @@ def load_adapter(directory: Path) -> Adapter:
     weights = directory / WEIGHTS_FILE
     notes: tuple[str, ...] = ()
     read: Callable[[str], torch.Tensor]
+    place: Callable[[str], Place | None]
     if weights.is_file():
         files = open_safetensors(weights)
-        specs, read = dict(files.specs), files.tensor
+        specs, read, place = dict(files.specs), files.tensor, files.place
     elif (directory / PICKLE_FILE).is_file():
         weights = directory / PICKLE_FILE
         tensors = read_tensors(weights)
-        specs, read = tensor_specs(tensors), tensors.__getitem__
+        specs, read, place = tensor_specs(tensors), tensors.__getitem__, lambda _: None
         digest = digest_checkpoint(weights, lambda _count: None).sha256
         notes = (f"{weights} is a pickle file; it was read with weights_only=True. Prefer {WEIGHTS_FILE}.",)
         if published := recognise(digest):
@@ -124,7 +128,7 @@ def load_adapter(directory: Path) -> Adapter:
         raise BadInput(message, file=str(directory), hint="Name the directory that save_pretrained wrote.")
     keys = sort_keys(specs, weights)
     lora = {name: _pair(name, a, keys.b[name], settings, weights) for name, a in keys.a.items()}
-    return Adapter(directory, settings, keys.full, lora, read, notes)
+    return Adapter(directory, settings, keys.full, lora, read, place, notes)
 
 
 def _settings(path: Path) -> LoraSettings:

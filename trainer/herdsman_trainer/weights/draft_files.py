@@ -4,16 +4,14 @@ Every file has the digest of what it holds so far: it is the file's own digest a
 whether the bytes that lie on the disk are those that were written.
 """
 
-import errno
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from herdsman.api.job_config import FileDigest
-from herdsman_trainer.free_space import disk_full
 from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.weights.appending import Appender, Writer
 
 CHUNK_BYTES = 8 << 20
 Marks = Mapping[str, FileDigest]
@@ -24,7 +22,7 @@ OnBytes = Callable[[int], None]
 class DraftFile:
     """One file; made by DraftFiles.open."""
 
-    def __init__(self, path: Path, position: int = 0, digest: Any = None) -> None:
+    def __init__(self, path: Path, writer: Writer, position: int = 0, digest: Any = None) -> None:
         self.path = path
         self.position = position
         """Bytes written so far, in this attempt or before."""
@@ -32,36 +30,31 @@ class DraftFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not position:
             path.unlink(missing_ok=True)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._descriptor, position)
-        os.lseek(self._descriptor, position, os.SEEK_SET)
+        self._end = Appender(path, position, writer)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes; raises Temporary (DiskFull) where the volume has no room for them."""
-        rest = memoryview(data).cast("B")
-        self._digest.update(rest)
-        self.position += len(rest)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise disk_full(self.path, "what is written") from error
-        HEART.beat()
+        """Append bytes; raises Temporary (DiskFull) where the volume has no room for these or earlier ones."""
+        values = memoryview(data).cast("B")
+        self._digest.update(values)
+        self.position += len(values)
+        self._end.write(values)
+
+    def flush(self) -> None:
+        """Wait until whoever reads the file finds all of it there."""
+        self._end.flush()
 
     def mark(self) -> FileDigest:
         """Return how far the file has come."""
         return FileDigest(bytes=self.position, sha256=self._digest.hexdigest())
 
     def sync(self) -> None:
-        """Wait until what was written so far is on the disk; another thread may go on writing."""
+        """Wait until what was flushed is on the disk; another thread may go on writing."""
         with HEART.handling(self.position):
-            os.fsync(self._descriptor)
+            self._end.sync()
 
     def close(self) -> None:
         """Close it; it must not be used afterwards."""
-        os.close(self._descriptor)
+        self._end.close()
 
 
 class DraftFiles:
@@ -74,9 +67,12 @@ class DraftFiles:
         what its mark says.
         """
         self.root = root
+        self._writer = Writer()
         taken = {name: _checked_digest(root / name, mark, on_bytes) for name, mark in (marks or {}).items()}
         self._open = {
-            name: DraftFile(root / name, marks[name].bytes, digest) for name, digest in taken.items() if marks
+            name: DraftFile(root / name, self._writer, marks[name].bytes, digest)
+            for name, digest in taken.items()
+            if marks
         }
 
     def open(self, name: str) -> DraftFile:
@@ -85,20 +81,23 @@ class DraftFiles:
         Its `position` is not 0 where an earlier attempt has already written to it.
         """
         if name not in self._open:
-            self._open[name] = DraftFile(self.root / name)
+            self._open[name] = DraftFile(self.root / name, self._writer)
         return self._open[name]
 
     def marks(self) -> dict[str, FileDigest]:
-        """Return how far each file has come; after the last byte these are the digests of the files."""
+        """Flush the files and return how far each has come; after the last byte these are the digests of the files."""
+        for file in self._open.values():
+            file.flush()
         return {name: file.mark() for name, file in self._open.items()}
 
     def sync(self) -> None:
-        """Wait until all that was written so far is on the disk."""
+        """Wait until all that the last marks speak of is on the disk."""
         for file in list(self._open.values()):
             file.sync()
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files; what was written since the last marks may be missing from them."""
+        self._writer.close()
         for file in self._open.values():
             file.close()
         self._open.clear()

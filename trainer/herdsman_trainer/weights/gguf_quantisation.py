@@ -20,8 +20,10 @@ from herdsman_trainer.weights.tensor_spec import tensor_bytes
 Importance = Mapping[str, "numpy.ndarray[Any, numpy.dtype[numpy.float32]]"]
 """By GGUF name of a matrix, how much each of its columns matters: mean squares of what a text brings there."""
 
+THREADS = torch.get_num_threads()
+"""Threads that rows are shared out among: the cores of this process. A merge sets torch's own to one."""
 PARALLEL_VALUES = 1 << 18
-"""The smallest block of a k-quant whose rows are shared out among threads."""
+"""The smallest block whose rows are shared out among threads."""
 FLOAT16_MAX = torch.finfo(torch.float16).max
 _RARELY_SAMPLED = ("token_embd.weight", "output.weight")
 """What llama-imatrix leaves out unless told otherwise."""
@@ -58,7 +60,7 @@ def quantise(block: torch.Tensor, kind: GGMLQuantizationType, importance: Any | 
         count, width = rows[part].shape
         library.quantize_rows_into_raw(kind, rows[part], stored[part], count, width, importance)
 
-    parts = _parts(len(rows), rows.size, kind)
+    parts = _parts(len(rows), rows.size)
     if len(parts) == 1:
         encode(parts[0])
     else:
@@ -66,10 +68,9 @@ def quantise(block: torch.Tensor, kind: GGMLQuantizationType, importance: Any | 
     return memoryview(stored)
 
 
-def _parts(rows: int, values: int, kind: GGMLQuantizationType) -> list[slice]:
-    """Cut rows into one part for each of torch's threads, where the search for scales takes longer than the cutting."""
-    slow = block_size(kind) > 32
-    count = min(torch.get_num_threads(), rows) if slow and values >= PARALLEL_VALUES else 1
+def _parts(rows: int, values: int) -> list[slice]:
+    """Cut rows into one part for each thread, where the search for scales takes longer than the cutting."""
+    count = min(THREADS, rows) if values >= PARALLEL_VALUES else 1
     edges = [rows * place // count for place in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(edges)]
 
@@ -77,7 +78,7 @@ def _parts(rows: int, values: int, kind: GGMLQuantizationType) -> list[slice]:
 @cache
 def _workers() -> ThreadPoolExecutor:
     """Return threads for rows; the library leaves the interpreter alone while it works."""
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="quantise")
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="quantise")
 
 
 def check_library(kinds: Iterable[GGMLQuantizationType], *, weighted: bool) -> None:

@@ -31,6 +31,8 @@ def gguf_path(name: str, output: GgufOutput) -> str:
 class GgufSink:
     """One GGUF file, written as the tensors come; it holds one block in memory."""
 
+    exact = True
+
     def __init__(
         self,
         files: DraftFiles,

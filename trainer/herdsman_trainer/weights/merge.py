@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.adapters import Adapter, LoraPair
 from herdsman_trainer.weights.reading import TensorFiles
+from herdsman_trainer.weights.reading_ahead import Place
 from herdsman_trainer.weights.tensor_spec import TensorSpec, shape_text
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -177,10 +179,19 @@ class Merge:
     base: TensorFiles
     adapters: Sequence[Adapter]
 
+    def place(self, name: str) -> Place | None:
+        """Return where most of what `rows` reads for this tensor lies, None where that is not known."""
+        tensor = self.plan.tensors[name]
+        first = tensor.changes[0] if tensor.changes else None
+        if isinstance(first, Replacement):
+            return self.adapters[first.adapter].place(first.key)
+        return self.base.place(tensor.start)
+
     def rows(self, name: str, multiple: int = 1) -> Iterator[Rows]:
         """Yield the merged values of a tensor as blocks of rows; each but the last has a multiple of `multiple` rows.
 
-        All sums are made in float32: W + scale · B·A (Hu et al. 2021, section 4.1).
+        All sums are made in float32: W + scale · B·A (Hu et al. 2021, section 4.1). Blocks are about equally long: a
+        product of one to three rows is summed in another order than others are.
         """
         tensor = self.plan.tensors[name]
         first = tensor.changes[0] if tensor.changes else None
@@ -189,14 +200,13 @@ class Merge:
         comparable = bool(tensor.changes) and before.dim() and before.shape == source.shape
         updates = [self._factors(change) for change in tensor.changes if isinstance(change, LowRankUpdate)]
         rows = source.shape[0] if source.dim() else 1
-        step = max(1, PASS_VALUES * max(rows, 1) // max(prod(source.shape), 1) // multiple) * multiple
-        for start in range(0, rows, step):
-            block = source[start : start + step] if source.dim() else source
+        for start, end in _equal_parts(rows, PASS_VALUES * max(rows, 1) // max(prod(source.shape), 1), multiple):
+            block = source[start:end] if source.dim() else source
             if updates:
-                block = block.to(torch.float32)
+                block = block.to(torch.float32, copy=True)
             for left, right, scale in updates:
-                block = torch.addmm(block, left[start : start + step], right, alpha=scale)
-            yield Rows(block, before[start : start + step] if comparable else None)
+                block.addmm_(left[start:end], right, alpha=scale)
+            yield Rows(block, before[start:end] if comparable else None)
 
     def blocks(self, spec: TensorSpec) -> Iterator[torch.Tensor]:
         """Yield the merged values of a tensor as blocks of rows in the type of the plan: rounded once, at the end."""
@@ -220,6 +230,14 @@ class Merge:
         read = self.adapters[update.adapter].read
         a, b = read(update.pair.a.name).to(torch.float32), read(update.pair.b.name).to(torch.float32)
         return (a.T, b.T, update.scale) if update.transposed else (b, a, update.scale)
+
+
+def _equal_parts(rows: int, most: int, multiple: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into parts of about the same size, `most` or less; all but the last have a multiple of `multiple`."""
+    units = -(-rows // multiple)
+    parts = -(-units // max(1, most // multiple)) or 1
+    edges = (min(rows, units * part // parts * multiple) for part in range(parts + 1))
+    return pairwise(edges)
 
 
 def merge(base: TensorFiles, adapters: Sequence[Adapter], *, tied: bool, dtype: torch.dtype | None = None) -> Merge:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
-from math import lcm
+from math import lcm, prod
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from herdsman_trainer.weights.draft_files import ChangedDraftError, DraftFiles, 
 from herdsman_trainer.weights.lanes import Lane
 from herdsman_trainer.weights.merge import Merge
 from herdsman_trainer.weights.merge_journal import Journal, Progress, TensorDone
+from herdsman_trainer.weights.reading_ahead import ReadingAhead
 from herdsman_trainer.weights.sinks import Sink
 from herdsman_trainer.weights.tensor_spec import TensorSpec, tensor_bytes
 
@@ -94,9 +94,16 @@ class MergePass:
         self._done = dict(progress.done)
         self._new: dict[str, Future[TensorDone]] = {}
         self._stack = ExitStack()
+        self._stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         for sink in sinks.values():
             self._stack.callback(sink.files.close)  # after the lanes have ended: what is registered last is done first
         self._lanes = {label: self._lane(label) for label in sinks}
+        places = {spec.name: self._merge.place(spec.name) for spec in self._order[len(self._done) :]}
+        self._places = {name: place for name, place in places.items() if place is not None}
+        self._reading = ReadingAhead(self._places.values())
+        self._stack.callback(self._reading.close)
+        self._ahead = self._lane("ahead")
         self._digests, self._disk = self._lane("digests"), self._lane("disk", depth=1)
 
     def run(self) -> Merged:
@@ -109,8 +116,9 @@ class MergePass:
         total = max(1, sum(spec.nbytes for spec in self._order))
         written = sum(spec.nbytes for spec in self._order[:taken_up])
         unknown = 0
+        self._ahead.submit(self._reading.read)
         try:
-            for spec in islice(self._order, taken_up, None):
+            for spec in self._order[taken_up:]:
                 self._announce(f"writing {spec.name}", written / total)
                 self._write(spec)
                 written += spec.nbytes
@@ -129,8 +137,8 @@ class MergePass:
             lane.drain()
         files: dict[str, FileDigest] = {}
         for sink in self._sinks.values():
-            sink.files.sync()
             files |= sink.files.marks()
+            sink.files.sync()
         self._done |= {name: future.result() for name, future in self._new.items()}
         return Merged(files, self._done, taken_up)
 
@@ -146,15 +154,19 @@ class MergePass:
     def _write(self, spec: TensorSpec) -> None:
         digest = TensorHash(spec)
         moved = spec.shape != self._merge.start_of(spec.name).shape
+        place = self._places.get(spec.name)
         for label, sink in self._sinks.items():
             self._lanes[label].submit(sink.begin, spec)
         multiple = lcm(*(sink.row_multiple(spec) for sink in self._sinks.values()))
         for rows in self._merge.rows(spec.name, multiple):
+            if place is not None and self._reading.wanted(place.nbytes * rows.values.numel() // prod(spec.shape)):
+                self._ahead.submit(self._reading.read)
+            rounded = rows.values.to(spec.dtype)  # once, for whoever stores this type
             if not moved and rows.before is not None:
-                moved = not torch.equal(rows.values.to(spec.dtype), rows.before.to(spec.dtype))
+                moved = not torch.equal(rounded, rows.before.to(spec.dtype))
             for label, sink in self._sinks.items():
-                self._lanes[label].submit(sink.write, rows.values)
-            self._digests.submit(_update, digest, rows.values, spec.dtype)
+                self._lanes[label].submit(sink.write, rows.values if sink.exact else rounded)
+            self._digests.submit(_update, digest, rounded)
         for label, sink in self._sinks.items():
             self._lanes[label].submit(sink.end)
         self._new[spec.name] = self._digests.submit(_result, digest, moved)
@@ -177,8 +189,8 @@ class MergePass:
         self._done |= done
 
 
-def _update(digest: TensorHash, values: torch.Tensor, dtype: torch.dtype) -> None:
-    digest.update(tensor_bytes(values.to(dtype)))
+def _update(digest: TensorHash, values: torch.Tensor) -> None:
+    digest.update(tensor_bytes(values))
 
 
 def _result(digest: TensorHash, moved: bool) -> TensorDone:

@@ -28,6 +28,9 @@ class MappedTensors(TensorFiles):
         """Return a tensor as it is stored; it is backed by the file, so it must not be written to."""
         return self.tensors[name]
 
+    def place(self, name: str) -> None:
+        """Return None: torch alone knows where it lies."""
+
 
 def has_bin(directory: Path) -> bool:
     """Whether a directory holds weights of this form."""

@@ -28,6 +28,8 @@ META_LAYER = {name: meta for meta, name in LAYER_NAMES.items()}
 class PthSink:
     """A sink (sinks.Sink) for Meta's form: one or several files, written side by side."""
 
+    exact = False
+
     def __init__(
         self, files: DraftFiles, specs: Sequence[TensorSpec], config: Mapping[str, Any], shards: int | None = None
     ) -> None:
@@ -70,8 +72,7 @@ class PthSink:
                 file.write(layout.head)
 
     def write(self, block: torch.Tensor) -> None:
-        """Write the next rows into the files they belong to, rounded to the type of the tensor."""
-        block = block.to(self._spec.dtype)
+        """Write the next rows into the files they belong to."""
         if _is_turned(self._spec.name):
             block = interleaved(block, self._turned)
         first, self._row = self._row, self._row + (len(block) if block.dim() else 1)
@@ -96,6 +97,7 @@ class PthSink:
         """Write the directories of the files, with the check sums that stand after the tensors."""
         for name, layout in zip(self._names, self._layouts, strict=True):
             file = self.files.open(name)
+            file.flush()
             with file.path.open("rb") as stream:
                 check_sums = []
                 for number, size in enumerate(layout.sizes):

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.weights.reading_ahead import Place
 from herdsman_trainer.weights.tensor_spec import DTYPES, TensorSpec
 
 SINGLE_FILE = "model.safetensors"
@@ -85,6 +86,7 @@ class TensorFiles:
 
     def __post_init__(self) -> None:
         self._open: dict[Path, Any] = {}
+        self._places: dict[Path, Mapping[str, Place]] = {}
 
     @property
     def files(self) -> list[Path]:
@@ -98,6 +100,13 @@ class TensorFiles:
             self._open[path] = safe_open(path, framework="pt")
         tensor: torch.Tensor = self._open[path].get_tensor(name)
         return tensor
+
+    def place(self, name: str) -> Place | None:
+        """Return where a tensor lies, None where that is not known."""
+        path = self.location[name]
+        if path not in self._places:
+            self._places[path] = _places(path)
+        return self._places[path][name]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every tensor with its name, one at a time."""
@@ -115,6 +124,17 @@ class TensorFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _places(path: Path) -> dict[str, Place]:
+    """Return where the tensors of a safetensors file lie: side by side, up to its end."""
+    specs = read_header(path)
+    start = path.stat().st_size - sum(spec.nbytes for spec in specs.values())
+    places = {}
+    for name, spec in specs.items():
+        places[name] = Place(path, start, spec.nbytes)
+        start += spec.nbytes
+    return places
 
 
 def open_safetensors(path: Path) -> TensorFiles:

@@ -22,6 +22,8 @@ def lay_out(specs: Sequence[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES)
 class SafetensorsSink:
     """A sink (sinks.Sink) for the Hugging Face form; tensors come in the order of the shards."""
 
+    exact = False
+
     def __init__(self, files: DraftFiles, shards: Shards) -> None:
         self.files = files
         self._shards = dict(zip(shard_names(len(shards)), shards, strict=True))
@@ -39,13 +41,13 @@ class SafetensorsSink:
     def begin(self, spec: TensorSpec) -> None:
         """Go to the tensor's shard, which the first tensor in it begins."""
         name = self._shard_of[spec.name]
-        self._spec, self._file = spec, self.files.open(name)
+        self._file = self.files.open(name)
         if not self._file.position:
             self._file.write(safetensors_head(self._shards[name]))
 
     def write(self, block: torch.Tensor) -> None:
-        """Append rows, rounded to the type of the tensor."""
-        self._file.write(tensor_bytes(block.to(self._spec.dtype)))
+        """Append rows."""
+        self._file.write(tensor_bytes(block))
 
     def end(self) -> None:
         """Do nothing: tensors lie side by side."""

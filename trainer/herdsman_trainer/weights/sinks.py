@@ -26,6 +26,11 @@ class Sink(Protocol):
         ...
 
     @property
+    def exact(self) -> bool:
+        """Whether it takes sums as they are, because it rounds to other types than the plan's."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """About how many bytes this form takes."""
         ...
@@ -39,9 +44,10 @@ class Sink(Protocol):
         ...
 
     def write(self, block: torch.Tensor) -> None:
-        """Take the next rows: float32 sums where an adapter changed the tensor, else values as they are stored.
+        """Take the next rows, in the type of the plan.
 
-        The sink rounds to its own type, once. Other sinks read the same block: it must not be changed.
+        An `exact` sink gets float32 sums where an adapter changed the tensor, else values as they are stored, and
+        rounds to its own type, once. Other sinks read the same block: it must not be changed.
         """
         ...
 
