@@ -86,8 +86,11 @@ def test_activators_reach_replicas_and_are_asked_by_the_operator():
     assert selected(control["from"][0]["podSelector"], operator)
     replicas, _ = policy["egress"]
     assert selected(replicas["to"][0]["podSelector"], {**CHILD, "herdsman.dev/kind": "ModelServer"})
-    _, _, asked, _ = rendered.one("NetworkPolicy", "release-herdsman-operator")["spec"]["egress"]
-    assert selected(asked["to"][0]["podSelector"], names.activator_labels("x"))
+    rules = rendered.one("NetworkPolicy", "release-herdsman-operator")["spec"]["egress"]
+    asked = [rule for rule in rules if "to" in rule and any("podSelector" in peer for peer in rule["to"])]
+    stand_in = names.activator_labels("x")
+    (reaching,) = [rule for rule in asked if selected(rule["to"][0]["podSelector"], stand_in)]
+    assert [port["port"] for port in reaching["ports"]] == [9400, 9401]
 
 
 def test_who_asks_a_server_reaches_servers_and_nothing_else():
@@ -95,14 +98,15 @@ def test_who_asks_a_server_reaches_servers_and_nothing_else():
     policy = rendered.one("NetworkPolicy", "release-herdsman-asks-servers")["spec"]
     assert policy["policyTypes"] == ["Egress"]
     (rule,) = policy["egress"]
-    server, stand_in = FENCED["a server"][0], {**CHILD, "herdsman.dev/activates": "chat"}
+    server, stand_in = FENCED["a server"][0], names.activator_labels("chat")
 
     def reached(labels: dict[str, str]) -> bool:
         return any(selected(peer["podSelector"], labels) for peer in rule["to"])
 
     assert reached(server)
     assert reached(stand_in)
-    assert not any(reached(labels) for labels, _ in FENCED.values() if labels != server)
+    others = [labels for who, (labels, _) in FENCED.items() if who not in ("a server", "an activator")]
+    assert not any(reached(labels) for labels in others)
     assert not any("namespaceSelector" in peer for peer in rule["to"])
 
 

@@ -14,6 +14,10 @@ PAGES = sorted((PROJECT / "docs" / "operations").glob("*.md"))
 SCHEMA = json.loads(text(CHART / "values.schema.json"))
 
 
+PARTS = ("spec", "recipe")
+"""Members of a manifest of which a page shows nothing else."""
+
+
 def is_value(path: str) -> bool:
     """Whether the chart has this value, or one that takes any name there."""
     node = SCHEMA
@@ -31,7 +35,8 @@ def is_value(path: str) -> bool:
 def test_every_value_that_is_set_on_a_page_exists(page):
     asked = re.findall(r"--set(?:-json)? '?([A-Za-z.]+)=", text(page))
     asked += re.findall(r"`([a-z]+[A-Za-z]*\.[A-Za-z.]+)(?::[^`]*)?`", text(page).replace("spec.", "`"))
-    ours = [path for path in asked if path.partition(".")[0] in SCHEMA["properties"]]
+    files = (".json", ".jsonl")
+    ours = [path for path in asked if path.partition(".")[0] in SCHEMA["properties"] and not path.endswith(files)]
     assert [path for path in ours if not is_value(path)] == []
 
 
@@ -39,7 +44,7 @@ BLOCKS = [yaml.safe_load(block) for page in PAGES for block in re.findall(r"```y
 
 
 def test_every_value_of_the_pages_yaml_exists():
-    values = [block for block in BLOCKS if "kind" not in block]
+    values = [block for block in BLOCKS if not block.keys() & {"kind", *PARTS}]
     assert values
     assert {key for block in values for key in block} <= set(SCHEMA["properties"])
 
@@ -49,6 +54,20 @@ def test_every_manifest_of_the_pages_is_valid():
     assert manifests
     for manifest in manifests:
         KINDS[manifest["kind"]].model.parse(json.dumps(manifest))
+
+
+def test_every_part_of_a_training_is_valid():
+    parts = [block for block in BLOCKS if block.keys() & set(PARTS) and "kind" not in block]
+    assert parts
+    for part in parts:
+        spec = part.get("spec", part)
+        whole = {
+            "apiVersion": "herdsman.dev/v1alpha1",
+            "kind": "PretrainJob",
+            "metadata": {"name": "zh"},
+            "spec": {"model": {"modelImport": "base"}, "dataset": {"volume": {"claim": "corpora"}}, **spec},
+        }
+        KINDS["PretrainJob"].model.parse(json.dumps(whole))
 
 
 def test_every_alert_has_a_line_and_every_line_an_alert():

@@ -29,8 +29,9 @@ def test_a_training_waits_for_its_records_and_takes_their_training_part(play):
     tuned = manifest("SFTJob", "tuned", {"model": {"modelImport": "base"}, "dataset": {"instructionSet": "made"}})
     assert play.run(tuned, records, model_import()) == dict.fromkeys(("base", "made", "tuned"), "Succeeded")
     config = json.loads((play.home.configs / "sj-tuned-1.json").read_text())
-    assert config["dataset"]["part"] == "train"
-    assert config["dataset"]["path"].endswith("is-made/instructionsets/made/artifact")
+    (dataset,) = config["datasets"]
+    assert dataset["source"]["part"] == "train"
+    assert dataset["source"]["path"].endswith("is-made/instructionsets/made/artifact")
 
 
 def test_a_set_whose_key_is_not_in_the_environment_says_which_variable_it_wants(play, monkeypatch):

@@ -172,7 +172,7 @@ def test_two_processes_reach_the_weights_of_one(home):
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("settings", ["zero2", "zero3"])
+@pytest.mark.parametrize("settings", ["zero1", "zero2", "zero3"])
 def test_zero_reaches_the_weights_of_one_process(zero_home, settings):
     assert as_ranks(job(zero_home, settings, deepspeed=ZERO[settings])) == [0, 0]
     assert_same_weights(zero_home, settings, modules=settings == "zero3")

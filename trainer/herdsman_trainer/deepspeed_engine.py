@@ -54,15 +54,18 @@ class Autocast(torch.nn.Module):
 class GradientsAtOnce(torch.nn.Module):
     """An objective that computes its own gradients, as DeepSpeed wants it: a module with a backward pass."""
 
-    def __init__(self, module: torch.nn.Module, objective: Objective, trained: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, objective: Objective, trained: Sequence[torch.nn.Parameter], *, copies: bool
+    ) -> None:
         super().__init__()
         self.module = module
         self._objective = objective
         self._trained = list(trained)
+        self._copies = copies
 
     def forward(self, batch: Batch, scale: float) -> torch.Tensor:
         """Return the summed loss; its gradient is that of `scale` times the sum, whatever multiplies it later."""
-        result: torch.Tensor = _HandedOut.apply(self._objective, batch, scale, *self._trained)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = _HandedOut.apply(self._objective, batch, scale, self._copies, *self._trained)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -71,18 +74,22 @@ class _HandedOut(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, objective: Objective, batch: Batch, scale: float, *trained: torch.nn.Parameter
+        context: Any, objective: Objective, batch: Batch, scale: float, copies: bool, *trained: torch.nn.Parameter
     ) -> torch.Tensor:
-        total = objective.accumulate(batch, scale)
-        context.gradients = [None if each.grad is None else each.grad.contiguous() for each in trained]
+        gathered = [each.grad for each in trained]
         for each in trained:
             each.grad = None
+        total = objective.accumulate(batch, scale)
+        given = [each.grad for each in trained]
+        context.gradients = [None if each is None else each.clone() if copies else each.contiguous() for each in given]
+        for each, before in zip(trained, gathered, strict=True):
+            each.grad = before
         return total
 
     @staticmethod
     def backward(context: Any, *_: torch.Tensor) -> tuple[Any, ...]:
         gradients, context.gradients = context.gradients, None
-        return (None, None, None, *gradients)
+        return (None, None, None, None, *gradients)
 
 
 class DeepSpeedEngine:
@@ -114,7 +121,9 @@ class DeepSpeedEngine:
         if isinstance(objective, AutogradObjective):
             module = model.module if dtype == torch.float16 else Autocast(model.module, processes.device.type, dtype)
         else:
-            module = GradientsAtOnce(model.module, objective, list(model.trained.values()))
+            # Stage 1 leaves the gradients where they are until the last micro-batch; an objective sums there again.
+            copies = settings.zero_stage == 1
+            module = GradientsAtOnce(model.module, objective, list(model.trained.values()), copies=copies)
         self._engine: Any = _deepspeed().initialize(
             model=module, optimizer=adamw(model.trained, weight_decay), config=configuration
         )[0]
