@@ -1,6 +1,7 @@
 """References: which resources and volumes a resource names, and where in its spec."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from herdsman.api.meta import ApiModel
@@ -64,13 +65,18 @@ def inputs_first(keys: Iterable[Key], resources: Mapping[Key, AnyResource]) -> l
     return list(ordered)
 
 
+@cache
+def _members(kind: type[ApiModel]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, field.alias or name) for name, field in kind.model_fields.items())
+
+
 def _leaves(model: ApiModel, path: str) -> Iterator[tuple[str, str, Any]]:
     """Yield (field path, attribute name, value) of all members that are set, volumes as a whole."""
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        here = f"{path}.{field.alias or name}"
-        if value is None:
+    values = model.__dict__
+    for name, alias in _members(type(model)):
+        if (value := values[name]) is None:
             continue
+        here = f"{path}.{alias}"
         if isinstance(value, VolumeSource) or not isinstance(value, ApiModel | list):
             yield here, name, value
         elif isinstance(value, ApiModel):

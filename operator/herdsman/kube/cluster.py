@@ -17,11 +17,14 @@ from herdsman.kube.cache import ResourceKey, controller_uid
 from herdsman.kube.children import apply_children, remove_child, wake_deployment
 from herdsman.kube.errors import NotFound
 from herdsman.kube.observing import Observer
+from herdsman.kube.queue import CROWDED_SECONDS
 from herdsman.kube.shell import Shell
 from herdsman.kube.trimming import Body
 
 UNTOLD_SECONDS, CROWDED_UNTOLD_SECONDS = 2.0, 8.0
 """How long a status may wait for what was just made, which often works by then; and while many resources wait."""
+FIRST_LOOK_SECONDS = 0.1
+"""How soon after children were made is looked whether something is wrong with them; in a crowd their events tell."""
 CLAIM_SECONDS = 5.0
 """How soon a resource is looked at again whose claim does not exist."""
 
@@ -34,6 +37,7 @@ class KubeCluster:
         self._namespace = namespace
         self._body: Body | None = None
         self._made = False
+        self._first_look = FIRST_LOOK_SECONDS
         self._unsure = False
         self.look_again: float | None = None
         """Seconds after which something may be found out that no watch tells."""
@@ -86,7 +90,9 @@ class KubeCluster:
         """Make the children exist as given, owned by the resource; applying twice changes nothing."""
         me = ResourceKey(self._namespace, references.key_of(resource))
         if await apply_children(self._shell, resource, children):
-            untold = CROWDED_UNTOLD_SECONDS if self._shell.queue.crowded else UNTOLD_SECONDS
+            crowded = self._shell.queue.crowded
+            untold = CROWDED_UNTOLD_SECONDS if crowded else UNTOLD_SECONDS
+            self._first_look = CROWDED_SECONDS if crowded else FIRST_LOOK_SECONDS
             self._shell.untold.setdefault(me, self._shell.clock() + untold)
             self._made = True
         refusals = list(self._shell.unmade.get(me, {}).values())
@@ -120,7 +126,7 @@ class KubeCluster:
         """
         me = ResourceKey(self._namespace, key)
         if (wait := self._shell.untold.get(me, 0.0) - self._shell.clock()) > 0 and (self._made or _is_starting(status)):
-            self._soon(min(wait, 0.1) if self._made else wait)
+            self._soon(min(wait, self._first_look) if self._made else wait)
             return
         self._shell.untold.pop(me, None)
         body = self._body

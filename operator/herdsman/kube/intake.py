@@ -8,7 +8,7 @@ from herdsman.kube.cache import Cache, ResourceKey, object_key, parent_of, versi
 from herdsman.kube.facts import is_finished
 from herdsman.kube.index import Index
 from herdsman.kube.models import Models
-from herdsman.kube.pod_facts import is_over, pod_facts
+from herdsman.kube.pod_facts import pod_facts
 from herdsman.kube.queue import WorkQueue
 from herdsman.kube.trimming import Body
 
@@ -57,7 +57,7 @@ class Intake:
             assert me is not None
             self._resource(me, before, now, own=own)
         elif me is not None and _tells_more(before, now) and not own:
-            if _has_ended(now):
+            if now["kind"] == "Job" and is_finished(now):
                 self._queue.add(me, urgent=True)
             else:
                 self._queue.add_unhurried(me)
@@ -113,10 +113,6 @@ def _for_others(body: Body) -> tuple[object, ...]:
     status = body.get("status") or {}
     conditions = [(item.get("type"), item.get("status")) for item in status.get("conditions") or ()]
     return *_generation(body), status.get("phase"), status.get("artifact"), conditions
-
-
-def _has_ended(body: Body) -> bool:
-    return (body["kind"] == "Job" and is_finished(body)) or (body["kind"] == "Pod" and is_over(body))
 
 
 def _tells_more(before: Body | None, now: Body) -> bool:

@@ -27,6 +27,8 @@ DRAIN_SECONDS = 5.0
 """What is under way when the process is asked to end may take this long."""
 FAREWELL_SECONDS = 12.0
 """And the event source after that."""
+YOUNG_OBJECTS = 50_000
+"""New objects after which garbage is looked for: one watch event is hundreds, none of which are in a cycle."""
 _log = logging.getLogger("herdsman")
 
 
@@ -47,6 +49,7 @@ class Options:
 
 async def run(options: Options) -> int:
     """Run until a signal asks to end (0) or something cannot go on (1)."""
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     stop = asyncio.Event()
     _on_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
