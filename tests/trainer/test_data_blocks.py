@@ -35,6 +35,23 @@ class TestPacked:
         assert batch.targets == blocks.targets(np.array([1, 0, -1])) == 8
         assert {array.dtype for array in (batch.input_ids, batch.labels, batch.attention_mask)} == {np.dtype(np.int64)}
 
+    @given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(2, 9))
+    def test_beginnings_of_documents_are_marked_and_are_no_targets(self, lengths, block_size):
+        starts = np.cumsum([0, *lengths[:-1]]).astype(np.uint32)
+        count = sum(lengths)
+        if count < block_size:
+            return
+        blocks = PackedBlocks(np.arange(100, 100 + count, dtype=np.uint16), block_size, starts)
+        batch = every(blocks)
+        joined = every(PackedBlocks(np.arange(100, 100 + count, dtype=np.uint16), block_size))
+        begins = np.isin(batch.input_ids - 100, starts)
+        begins[:, 0] = False
+        found = np.zeros_like(begins) if batch.starts is None else batch.starts
+        assert (found == begins).all()
+        assert (batch.labels == np.where(begins, IGNORED, joined.labels)).all()
+        assert not batch.text_targets[begins].any()
+        assert batch.targets == blocks.targets(np.arange(len(blocks)))
+
     @pytest.mark.parametrize(("count", "hint"), [(7, "blockSize to 7 or less"), (1, "Add text"), (0, "Add text")])
     def test_too_few_tokens_for_one_block_are_refused_with_the_counts(self, count, hint):
         with pytest.raises(BadInput) as caught:
@@ -50,6 +67,17 @@ class TestPacked:
 
 
 class TestHeldOut:
+    @given(st.lists(st.integers(2, 9), min_size=1, max_size=20), st.integers(2, 9))
+    def test_with_documents_apart_every_token_but_their_first_is_a_target_exactly_once(self, lengths, block_size):
+        starts = np.cumsum([0, *lengths[:-1]]).astype(np.uint32)
+        tokens = np.arange(100, 100 + sum(lengths), dtype=np.uint16)
+        tokens[starts] = 1
+        blocks = HeldOutBlocks(tokens, block_size, 0, frozenset({1}), starts)
+        batch = every(blocks)
+        met = batch.labels[batch.labels != IGNORED]
+        assert met.tolist() == [token for token in tokens.tolist() if token != 1]
+        assert batch.text_targets.sum() == len(met) == blocks.targets(np.arange(len(blocks)))
+
     @given(TOKENS, st.integers(2, 20), st.integers(1, 4), st.integers(1, 3))
     def test_every_token_but_the_very_first_is_a_target_exactly_once(self, tokens, block_size, micro, world_size):
         blocks = HeldOutBlocks(tokens, block_size, 0, frozenset())

@@ -178,6 +178,16 @@ def test_zero_reaches_the_weights_of_one_process(zero_home, settings):
     assert_same_weights(zero_home, settings, modules=settings == "zero3")
 
 
+@needs_deepspeed
+def test_documents_apart_are_the_same_to_both_ways_of_computing(zero_home):
+    """A single process packs documents as sequences of their own, ZeRO-3 masks them for transformers' modules."""
+    assert in_child(job(zero_home, "apart", attend_within="Document")) == 0
+    assert as_ranks(job(zero_home, "apart-zero3", attend_within="Document", deepspeed=ZERO["zero3"])) == [0, 0]
+    assert_same_weights(zero_home, "apart-zero3", "apart", modules=True)
+    with pytest.raises(AssertionError, match="weight"):
+        assert_same_weights(zero_home, "apart", "one", modules=True)
+
+
 def test_two_processes_stop_together_and_one_goes_on(home):
     assert as_ranks(job(home, "cut", stop_after=3)) == [0, 0]
     assert [path.name for path in (home / "cut" / "checkpoints").iterdir()] == ["step-00000003"]

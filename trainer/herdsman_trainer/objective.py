@@ -71,14 +71,29 @@ def token_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype
     """
     input_ids = torch.from_numpy(batch.input_ids).to(device)
     labels = torch.from_numpy(batch.labels).to(device)
-    # Rows without padding need no mask; the causal kernel is faster than a masked one.
-    mask = None if batch.attention_mask.all() else torch.from_numpy(batch.attention_mask).to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = module(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        logits = module(input_ids=input_ids, **_seen(batch, device), use_cache=False).logits
     losses = cross_entropy(
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
     )
     return losses.view(len(labels), -1)
+
+
+def _seen(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what a module has to know of masks and positions.
+
+    Rows without padding need no mask: the causal kernel is faster than a masked one. Where documents begin within rows,
+    the mask is (rows, 1, length, length), True where a query sees a key.
+    """
+    if batch.starts is None:
+        whole = batch.attention_mask.all()
+        return {} if whole else {"attention_mask": torch.from_numpy(batch.attention_mask).to(device)}
+    document = torch.from_numpy(batch.starts.cumsum(axis=1)).to(device)
+    place = torch.arange(document.shape[1], device=device).expand_as(document)
+    begins = torch.from_numpy(batch.starts).to(device)
+    first = torch.where(begins, place, 0).cummax(dim=1).values
+    same = document[:, :, None] == document[:, None, :]
+    return {"attention_mask": same.tril()[:, None], "position_ids": place - first}
 
 
 def evaluation_nll(module: torch.nn.Module, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

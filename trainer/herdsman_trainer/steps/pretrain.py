@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from herdsman.api.job_config import PretrainConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.blocks import HeldOutBlocks, PackedBlocks
@@ -15,7 +17,7 @@ from herdsman_trainer.mixture import Mixture, block_mixture, check_mixture
 from herdsman_trainer.preflight import prepare
 from herdsman_trainer.run_context import RunContext
 from herdsman_trainer.token_cache import TokenCache, build_or_open, open_tokens, token_cache_key
-from herdsman_trainer.token_streams import CorpusOptions
+from herdsman_trainer.token_streams import CorpusOptions, DocumentStarts
 from herdsman_trainer.tokenizers import TextTokenizer, load_tokenizer
 from herdsman_trainer.training_data import passes, tell_report, tokenising, weights_of
 from herdsman_trainer.training_inputs import TrainingInputs, heard_by, open_training_inputs, sequence_length
@@ -68,9 +70,11 @@ def _data(config: PretrainConfig, context: RunContext, processes: Processes, tok
     def held_out_of(other: TextTokenizer) -> HeldOut:
         tokens = tokens_of_other_vocabulary(cache.held_out, tokenizer, other, cache.control_ids)
         controls = frozenset(index for index in (other.bos_id, other.eos_id) if index is not None)
-        return HeldOut(HeldOutBlocks(tokens, block_size, counts.characters, controls), counts.characters)
+        starts = _starts(config, np.flatnonzero(tokens == other.bos_id).astype(np.uint64))
+        return HeldOut(HeldOutBlocks(tokens, block_size, counts.characters, controls, starts), counts.characters)
 
-    held_out = HeldOutBlocks(cache.held_out, block_size, counts.characters, cache.control_ids)
+    starts = _starts(config, cache.held_out_starts)
+    held_out = HeldOutBlocks(cache.held_out, block_size, counts.characters, cache.control_ids, starts)
     return TrainingData(
         train=blocks,
         held_out=HeldOut(held_out, counts.characters) if len(held_out) else None,
@@ -101,9 +105,14 @@ def _options(config: PretrainConfig) -> CorpusOptions:
     )
 
 
+def _starts(config: PretrainConfig, starts: DocumentStarts) -> DocumentStarts | None:
+    """Return where documents start if no token shall see another's; every document begins with BOS then."""
+    return starts if config.recipe.attend_within == "Document" else None
+
+
 def _blocks(config: PretrainConfig, cache: TokenCache) -> tuple[PackedBlocks, Mixture | None]:
     """Return the blocks of all datasets, one behind the other, and their shares where there are weights."""
-    blocks = PackedBlocks(cache.train, sequence_length(config))
+    blocks = PackedBlocks(cache.train, sequence_length(config), _starts(config, cache.document_starts))
     weights = weights_of(config)
     if weights is None:
         return blocks, None
@@ -144,6 +153,7 @@ def _report(
             "heldOutFraction": options.held_out_fraction,
             "duplicates": options.duplicates,
             "blockSize": blocks.block_size,
+            "attendWithin": config.recipe.attend_within,
         },
         passes(config.recipe, blocks, mixture, shares),
     )

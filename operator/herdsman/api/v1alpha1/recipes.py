@@ -155,8 +155,16 @@ class TrainingRecipe(ApiModel):
         return self
 
 
+_DOCUMENTS = "attendWithin Document needs addBos: nothing predicts the first token of a document"
+_DOCUMENTS_RULE = (
+    "!has(self.attendWithin) || self.attendWithin != 'Document' || !has(self.addBos) || self.addBos == true"
+)
+
+
 class PretrainRecipe(TrainingRecipe):
     """Continued pre-training."""
+
+    model_config = ConfigDict(json_schema_extra=cel((_BEST_RULE, _BEST), (_DOCUMENTS_RULE, _DOCUMENTS)))
 
     block_size: int | None = Field(default=None, ge=8, le=131072)
     """Tokens of one sequence."""
@@ -166,6 +174,15 @@ class PretrainRecipe(TrainingRecipe):
     """Whether a document starts with BOS."""
     add_eos: bool | None = None
     """Whether a document ends with EOS; models pre-trained without it do not stop."""
+    attend_within: Literal["Block", "Document"] = "Block"
+    """What a token sees: all before it in its block, as the recipe was published, or only its own document, whose
+    positions begin at 0 then. Document needs addBos: nothing predicts the first token of a document."""
+
+    @model_validator(mode="after")
+    def _documents_begin(self) -> Self:
+        if self.attend_within == "Document" and self.add_bos is False:
+            raise ValueError(_DOCUMENTS)
+        return self
 
 
 class SFTRecipe(TrainingRecipe):
