@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from herdsman.api.job_config import EvaluationConfig, Input, ModelToEvaluate, Owner
+from herdsman.api.job_config import DatasetInput, EvaluationConfig, Input, ModelToEvaluate, Owner
 from herdsman.api.v1alpha1.evaluation import Threshold
 from herdsman.api.v1alpha1.evaluation_tasks import Task
 from herdsman_trainer.run_context import RunContext
@@ -29,7 +29,7 @@ def evaluation_config(
     root: Path,
     models: Mapping[str, Path | Sequence[Path]],
     tasks: Sequence[Task],
-    datasets: Mapping[str, Path],
+    datasets: Mapping[str, Path | DatasetInput],
     *,
     thresholds: Sequence[Mapping[str, Any]] = (),
     attempt: int = 1,
@@ -49,7 +49,12 @@ def evaluation_config(
         workspace=workspace(root, work),
         models=given,
         tasks=list(tasks),
-        datasets={name: _input(path, f"spec.tasks.{name}") for name, path in datasets.items()},
+        datasets={
+            name: path
+            if isinstance(path, DatasetInput)
+            else DatasetInput(field=f"spec.tasks.{name}", label=name, source=_input(path, f"spec.tasks.{name}"))
+            for name, path in datasets.items()
+        },
         thresholds=[Threshold.model_validate_json(json.dumps(each)) for each in thresholds],
         **{"resamples": 200, **fields},
     )

@@ -10,7 +10,7 @@ import pytest
 from admission import PROJECT, crd_schema
 from herdsman.api.v1alpha1.registry import KINDS
 
-MAX_CRD_BYTES = 90_000
+MAX_CRD_BYTES = 100_000
 FRACTIONS = {
     "learningRate",
     "warmupRatio",

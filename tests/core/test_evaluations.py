@@ -92,12 +92,52 @@ def test_a_run_gets_all_models_with_their_adapters_and_the_files_of_its_tasks():
         "spec.models[1].adapters[1].sftJob",
     ]
     assert (read.models[1].template, read.models[0].adapters) == ("alpaca", [])
-    assert {name: source.path for name, source in read.datasets.items()} == {
+    assert {name: dataset.source.path for name, dataset in read.datasets.items()} == {
         "text": "/volumes/corpora/zh",
         "quiz": "/volumes/instructions",
     }
-    assert read.datasets["text"].field == "spec.tasks[0].perplexity.dataset.volume"
+    assert read.datasets["text"].source.field == "spec.tasks[0].perplexity.dataset.volume"
     assert (read.device, len(read.tasks), read.thresholds[0].at_least) == ("cuda", 3, 0.5)
+
+
+def test_text_and_questions_from_elsewhere_are_downloaded_by_the_run():
+    token = {"name": "keys", "key": "token"}
+    hub = {"repository": "ceval/ceval-exam", "revision": "0" * 40, "token": token}
+    of = evaluation(
+        tasks=[
+            {"name": "quiz", "multipleChoice": {"dataset": {"hub": hub, "sha256": {"ceval-exam.zip": "1" * 64}}}},
+            {"name": "text", "perplexity": {"dataset": {"volume": {"claim": "corpora"}}}},
+        ],
+        thresholds=[],
+    )
+    read = config(of)
+    assert read.datasets["quiz"].source is None
+    assert read.datasets["quiz"].remote.hub.repository == "ceval/ceval-exam"
+    assert read.datasets["quiz"].field == "spec.tasks[0].multipleChoice.dataset"
+    assert read.datasets["quiz"].sha256 == {"ceval-exam.zip": "1" * 64}
+    assert read.datasets["text"].remote is None
+    planned = plan(of, world(BASE, MERGED), CLUSTER)
+    (template,) = (child["spec"]["template"] for child in planned.children if child["kind"] == "Job")
+    assert template["metadata"]["labels"]["herdsman.dev/downloads"] == "true"
+    env = {entry["name"]: entry for entry in template["spec"]["containers"][0]["env"]}
+    assert env["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": token}
+    assert "HF_HUB_OFFLINE" not in env
+
+
+def test_two_tasks_with_different_credentials_are_refused():
+    def of_hub(name):
+        return {"hub": {"repository": "a/b", "revision": "0" * 40, "token": {"name": name, "key": "token"}}}
+
+    of = evaluation(
+        tasks=[
+            {"name": "quiz", "multipleChoice": {"dataset": of_hub("one")}},
+            {"name": "text", "perplexity": {"dataset": of_hub("other")}},
+        ],
+        thresholds=[],
+    )
+    refused = reported(of, BASE, MERGED)
+    assert is_refused(refused.status)
+    assert refused.status.failure.message.startswith("spec.tasks[1].perplexity.dataset: it names another Secret")
 
 
 def test_on_gpus_a_preflight_on_a_cpu_comes_first():

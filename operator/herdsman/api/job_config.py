@@ -251,7 +251,7 @@ class EvaluationConfig(RunConfig):
     kind: Literal["Evaluation"] = "Evaluation"
     models: list[ModelToEvaluate]
     tasks: list[Task]
-    datasets: dict[str, Input] = Field(default_factory=dict)
+    datasets: dict[str, DatasetInput] = Field(default_factory=dict)
     """The files of each task that has some, by its name."""
     thresholds: list[Threshold] = Field(default_factory=list)
     resamples: int = Field(default=1000, ge=1)

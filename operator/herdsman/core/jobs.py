@@ -202,7 +202,9 @@ def _reaches(config: RunConfig) -> dict[str, str]:
         return {names.LABEL_ASKS_SERVERS if ours else names.LABEL_DOWNLOADS: "true"}
     remote = isinstance(config, ModelImportConfig) and config.remote is not None
     remote = remote or (isinstance(config, EvaluationConfig) and any(task.judge for task in config.tasks))
-    remote = remote or (isinstance(config, TrainingConfig) and any(each.remote is not None for each in config.datasets))
+    datasets = config.datasets if isinstance(config, TrainingConfig) else []
+    datasets = list(config.datasets.values()) if isinstance(config, EvaluationConfig) else datasets
+    remote = remote or any(each.remote is not None for each in datasets)
     return {names.LABEL_DOWNLOADS: "true"} if remote else {}
 
 

@@ -16,6 +16,8 @@ LETTERS = ("A", "B", "C", "D")
 COLUMNS = ("question", *LETTERS, "answer")
 """In this order in MMLU's files, which have no header; elsewhere the header says it, in large or small letters."""
 SUFFIXES = (".csv", ".jsonl", ".json")
+PUBLISHED = (*SUFFIXES, ".zip", ".tar", ".tgz")
+"""With the archives they are published in, of which a tar may be packed."""
 FOLDERS = {"Validation": "val", "Test": "test"}
 DEV = "dev"
 """The folder with the examples."""

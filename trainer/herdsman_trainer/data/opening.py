@@ -81,7 +81,7 @@ def open_datasets(
     opened = []
     for place, dataset in enumerate(config.datasets):
         if place not in here:
-            downloads.append(_fetch(place, dataset, config, run, form, environment, patience))
+            downloads.append(fetch_dataset(place, dataset, run, form.suffixes, environment, patience))
             here[place] = _downloaded(dataset, downloads[-1], form)
         opened.append(here[place])
     return OpenedDatasets(_unchanged(opened, run), run, downloads)
@@ -113,17 +113,18 @@ def _remembered(dataset: DatasetInput, run: RunContext) -> Dataset | None:
     return Dataset(dataset.field, dataset.label, source, paths, digests, stamps, dataset.weight)
 
 
-def _fetch(
+def fetch_dataset(
     place: int,
     dataset: DatasetInput,
-    config: TrainingConfig,
     run: RunContext,
-    form: Form,
-    environment: Mapping[str, str],
-    patience: Patience | None,
+    suffixes: tuple[str, ...],
+    environment: Mapping[str, str] = os.environ,
+    patience: Patience | None = None,
 ) -> Downloaded:
+    """Download a dataset that is elsewhere, the one at `place` among those of a run; see `fetch_files`."""
     assert dataset.remote is not None, "a dataset is on a volume or remote"
-    wanted = ending_in(lambda name: ends_in(name, form.suffixes), wanted_files(form.suffixes))
+    config = run.config
+    wanted = ending_in(lambda name: ends_in(name, suffixes), wanted_files(suffixes))
     order = Order(
         dataset.remote,
         Wish(f"{dataset.field}.{dataset.remote.chosen[0]}", wanted, dataset=True),

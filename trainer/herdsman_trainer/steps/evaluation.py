@@ -15,10 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from herdsman.api.job_config import EvaluationConfig, Input
+from herdsman.api.job_config import DatasetInput, EvaluationConfig, Input
 from herdsman.api.v1alpha1.evaluation_tasks import Task
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.benchmarks import prompt_files, questions
 from herdsman_trainer.benchmarks.answer_tasks import SamplesWork
 from herdsman_trainer.benchmarks.candidate import Candidate
 from herdsman_trainer.benchmarks.choice_task import ChoiceWork
@@ -31,6 +32,10 @@ from herdsman_trainer.benchmarks.report_html import page
 from herdsman_trainer.benchmarks.report_markdown import markdown
 from herdsman_trainer.benchmarks.text_tasks import PerplexityWork, VocabularyWork
 from herdsman_trainer.benchmarks.work import Outcome, TaskWork
+from herdsman_trainer.corpora import SUFFIXES as TEXTS
+from herdsman_trainer.data.datasets import check_digests, dataset_at
+from herdsman_trainer.data.opening import Form, fetch_dataset
+from herdsman_trainer.downloads.fetching import Downloaded
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.ownership import check_attempt
 from herdsman_trainer.run_context import RunContext
@@ -82,10 +87,12 @@ def run(config: EvaluationConfig, context: RunContext) -> Artifact:
         kind="report",
         source_dir=context.work_dir,
         parents=judged if len(judged) <= MOST_JUDGED else [],  # all or none: who is not among them was not seen
-        inputs={source.field: source.artifact.digest for source in _sources(config) if source.artifact is not None},
+        inputs=_known_inputs(config, prepared.downloads),
         report=status_figures(config.thresholds, outcomes, draws, models),
     )
     journal.remove()
+    for downloaded in prepared.downloads:
+        downloaded.release()
     return artifact
 
 
@@ -100,6 +107,7 @@ class _Prepared:
     works: Sequence[TaskWork]
     read: Sequence[Path]
     """All files and directories that results follow from."""
+    downloads: Sequence[Downloaded]
 
 
 def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
@@ -108,19 +116,27 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
     for task in config.tasks:
         if task.judge is not None:
             judge_key(task.judge.endpoint, os.environ)
-    paths = {source.field: open_input(source, config.verify_inputs) for source in _sources(config)}
+    paths = {source.field: open_input(source, config.verify_inputs) for source in _models(config)}
     candidates = []
     for asked in config.models:
         context.raise_if_stopped()
         directories = [paths[source.field] for source in (asked.model, *asked.adapters)]
         candidates.append(Candidate(asked, directories, config.device))
     works = []
-    for task in config.tasks:
+    files: list[Path] = []
+    downloads: list[Downloaded] = []
+    for place, task in enumerate(config.tasks):
         context.report(activity=f"reading the files of {task.name}")
-        source = config.datasets.get(task.name)
-        work = _work(
-            task, paths[source.field] if source is not None else None, context.workspace / UNPACKED / task.name
-        )
+        source = None
+        if (dataset := config.datasets.get(task.name)) is not None:
+            suffixes = _suffixes(task)
+            if dataset.remote is not None:
+                downloads.append(fetch_dataset(place, dataset, context, suffixes))
+                source = downloads[-1].directory
+            else:
+                source = _on_volume(dataset, config, suffixes)
+            files.append(source)
+        work = _work(task, source, context.workspace / UNPACKED / task.name)
         for candidate in candidates:
             context.raise_if_stopped()
             try:
@@ -130,7 +146,22 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
                 raise BadInput(message, file=error.file, line=error.line, hint=error.hint) from error
         works.append(work)
     shutil.rmtree(context.workspace / UNPACKED, ignore_errors=True)  # all of it is read
-    return _Prepared(candidates, works, list(paths.values()))
+    return _Prepared(candidates, works, [*paths.values(), *files], downloads)
+
+
+def _on_volume(dataset: DatasetInput, config: EvaluationConfig, suffixes: tuple[str, ...]) -> Path:
+    assert dataset.source is not None, "a dataset is on a volume or remote"
+    path = open_input(dataset.source, config.verify_inputs)
+    if dataset.sha256:
+        check_digests(dataset_at(path, Form(suffixes).find, field=dataset.field), dataset.sha256)
+    return path
+
+
+def _suffixes(task: Task) -> tuple[str, ...]:
+    """Return what the names of a task's files end in."""
+    if task.multiple_choice is not None:
+        return questions.PUBLISHED
+    return TEXTS if task.perplexity is not None or task.tokens_per_character is not None else prompt_files.SUFFIXES
 
 
 def _work(task: Task, source: Path | None, scratch: Path) -> TaskWork:
@@ -144,10 +175,18 @@ def _work(task: Task, source: Path | None, scratch: Path) -> TaskWork:
     return ChoiceWork(task, source, scratch) if task.multiple_choice is not None else JudgeWork(task, source)
 
 
-def _sources(config: EvaluationConfig) -> Iterator[Input]:
+def _models(config: EvaluationConfig) -> Iterator[Input]:
     for asked in config.models:
         yield from (asked.model, *asked.adapters)
-    yield from config.datasets.values()
+
+
+def _known_inputs(config: EvaluationConfig, downloads: Sequence[Downloaded]) -> dict[str, str]:
+    """Return the digests of the artifacts and downloads that were evaluated, by the fields that name them."""
+    here = [*_models(config), *(each.source for each in config.datasets.values() if each.source is not None)]
+    known = {source.field: source.artifact.digest for source in here if source.artifact is not None}
+    for downloaded in downloads:
+        known |= downloaded.inputs
+    return known
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""Datasets: text or records that a training takes from a volume, a hub, a bucket or the web; one, or several mixed."""
+"""Datasets: files from a volume, a hub, a bucket or the web; for trainings one, or several mixed."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -19,8 +19,8 @@ class HubDataset(HubSource):
     """Only files whose path matches one of these patterns; all files of a known form unless given."""
 
 
-class TrainingDataset(DatasetRef):
-    """Text or instruction records, on a volume or elsewhere."""
+class DatasetSource(DatasetRef):
+    """Files of a dataset, on a volume or elsewhere."""
 
     BESIDE: ClassVar[frozenset[str]] = frozenset({"sha256", "keep_downloads"})
 
@@ -33,20 +33,20 @@ class TrainingDataset(DatasetRef):
     sha256: dict[RelativePath, Digest] = Field(default_factory=dict, max_length=200)
     """Expected SHA-256 of files of the dataset; a file that differs is refused."""
     keep_downloads: bool = True
-    """Keeps what was downloaded on the workspace's volume, addressed by its content, after it was tokenised."""
+    """Keeps what was downloaded on the workspace's volume, addressed by its content, when it is no longer needed."""
 
 
-class MixedDataset(TrainingDataset):
+class MixedDataset(DatasetSource):
     """One dataset of a mixture."""
 
-    BESIDE: ClassVar[frozenset[str]] = TrainingDataset.BESIDE | {"weight"}
+    BESIDE: ClassVar[frozenset[str]] = DatasetSource.BESIDE | {"weight"}
 
     weight: int | None = Field(default=None, ge=1, le=10000)
     """Its share of the sequences that are trained on, beside the weights of the others: 7 and 3 are 70 % and 30 %. Set
     it for all datasets or for none; without weights every sequence of every dataset is seen once an epoch."""
 
 
-class InstructionDataset(TrainingDataset):
+class InstructionDataset(DatasetSource):
     """Instruction records: of an InstructionSet, on a volume, or elsewhere."""
 
     instruction_set: LocalName | None = None
@@ -69,7 +69,7 @@ DATASET_RULES = (
 )
 
 
-def dataset_problem(dataset: TrainingDataset | None, datasets: Sequence[MixedDataset]) -> str | None:
+def dataset_problem(dataset: DatasetSource | None, datasets: Sequence[MixedDataset]) -> str | None:
     """Return which of the rules is broken, or None; the twin of DATASET_RULES."""
     if (dataset is not None) == bool(datasets):
         return DATASET_RULES[0][1]
@@ -79,9 +79,7 @@ def dataset_problem(dataset: TrainingDataset | None, datasets: Sequence[MixedDat
     return None
 
 
-def named_datasets(
-    dataset: TrainingDataset | None, datasets: Sequence[MixedDataset]
-) -> list[tuple[str, TrainingDataset]]:
+def named_datasets(dataset: DatasetSource | None, datasets: Sequence[MixedDataset]) -> list[tuple[str, DatasetSource]]:
     """Return all datasets of a spec with the fields that name them: spec.dataset, or spec.datasets[0] and so on."""
     if dataset is not None:
         return [("spec.dataset", dataset)]

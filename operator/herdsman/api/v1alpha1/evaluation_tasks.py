@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import DNS_LABEL, ApiModel
+from herdsman.api.v1alpha1.datasets import DatasetSource
 from herdsman.api.v1alpha1.remote_sources import HTTP_URL
 from herdsman.api.v1alpha1.schema import cel
 from herdsman.api.v1alpha1.secrets import SecretKeyRef
@@ -46,7 +47,7 @@ class Perplexity(ApiModel):
     """How well each model predicts text it has not seen: loss per token, and per character and byte, which is
     comparable between tokenizers."""
 
-    dataset: DatasetRef
+    dataset: DatasetSource
     """Text files (*.txt, or *.jsonl with a key "text")."""
     separator: Literal["Line", "BlankLine"] = "Line"
     """What ends a document of a text file: every line, or a blank line."""
@@ -62,7 +63,7 @@ class Perplexity(ApiModel):
 class TokensPerCharacter(ApiModel):
     """How many tokens each model's tokenizer spends on a character of text."""
 
-    dataset: DatasetRef
+    dataset: DatasetSource
     """Text files (*.txt, or *.jsonl with a key "text")."""
     separator: Literal["Line", "BlankLine"] = "Line"
     """What ends a document of a text file: every line, or a blank line."""
@@ -80,7 +81,7 @@ class MultipleChoice(ApiModel):
         json_schema_extra=cel(("self.format != 'MMLU' || (!has(self.prompt) && !self.withTemplate)", _MMLU_PROMPT))
     )
 
-    dataset: DatasetRef
+    dataset: DatasetSource
     """The directory with the folders `dev` and `val` or `test`, each with one CSV file a subject; or the archive they
     are published in (*.zip, *.tar, *.tar.gz)."""
     format: QuestionFormat = "CEval"

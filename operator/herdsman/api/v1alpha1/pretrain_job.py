@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
-from herdsman.api.v1alpha1.datasets import DATASET_RULES, MixedDataset, TrainingDataset, dataset_problem
+from herdsman.api.v1alpha1.datasets import DATASET_RULES, DatasetSource, MixedDataset, dataset_problem
 from herdsman.api.v1alpha1.recipes import LENGTH_RULE, PretrainRecipe, Stage, length_problem
 from herdsman.api.v1alpha1.report_to import ReportTo
 from herdsman.api.v1alpha1.schema import MUTABLE, cel
@@ -33,7 +33,7 @@ class PretrainJobSpec(RunPolicy):
     """An adapter to go on from: its embeddings and LoRA matrices are loaded and trained further."""
     tokenizer: TokenizerRef | None = None
     """The tokenizer; that of the adapter or the model unless set. A larger one grows the embeddings."""
-    dataset: TrainingDataset | None = None
+    dataset: DatasetSource | None = None
     """Text: *.txt, or *.jsonl and *.parquet with a "text"; text files may be packed (.gz, .bz2, .xz, .zst)."""
     datasets: list[MixedDataset] = Field(default_factory=list, max_length=32)
     """Several datasets, mixed by weights, instead of one."""

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from herdsman.api.job_config import JUDGE_KEY_VARIABLE, EvaluationConfig, ModelToEvaluate
+from herdsman.api.v1alpha1.datasets import DatasetSource
 from herdsman.api.v1alpha1.evaluation import Evaluation
 from herdsman.api.v1alpha1.evaluation_tasks import Judge, Task
-from herdsman.api.v1alpha1.sources import DatasetRef
 from herdsman.api.v1alpha1.status import Estimate
 from herdsman.core import contract as artifacts
 from herdsman.core import estimate
-from herdsman.core.environment import Entry, from_secret, no_hub
+from herdsman.core.environment import Entry, from_secret
 from herdsman.core.inputs import ADAPTER, FILES, MODEL, WEIGHTS, Inputs, Need
 from herdsman.core.jobs import Frame
+from herdsman.core.kinds import remote
 from herdsman.core.kinds.rules import RunKind
 from herdsman.core.known_shapes import model_shape
 from herdsman.core.plan_types import Problem
@@ -26,19 +27,20 @@ LONGEST_TOKENS = 4096
 
 
 def needs(resource: Evaluation) -> Sequence[Need]:
-    """Return the models with their adapters, in order, and the files of the tasks."""
+    """Return the models with their adapters, in order, and the files of the tasks; what is downloaded is none."""
     found: list[Need] = []
     for place, each in enumerate(resource.spec.models):
         here = f"{MODELS}[{place}]"
         found.append(Need(f"{here}.model", each.model, MODEL, WEIGHTS))
         adapters = enumerate(each.adapters)
         found += [Need(f"{here}.adapters[{number}]", reference, ADAPTER) for number, reference in adapters]
-    for place, task in enumerate(resource.spec.tasks):
-        named = _files(task)
-        if named is not None:
-            field, reference = named
-            found.append(Need(f"{TASKS}[{place}].{field}", reference, FILES))
-    return found
+    named = _datasets(resource).values()
+    return [*found, *(Need(field, each, FILES) for field, each in named if each.chosen[0] not in remote.REMOTE)]
+
+
+def problem(resource: Evaluation) -> Problem | None:
+    """Return why the files of the tasks cannot be downloaded, or None."""
+    return remote.problem(list(_datasets(resource).values()))
 
 
 def contract(resource: Evaluation, inputs: Inputs, world: World) -> Problem | None:
@@ -63,11 +65,9 @@ def config(resource: Evaluation, frame: Frame, inputs: Inputs, site: Site) -> Ev
         )
         for place, each in enumerate(spec.models)
     ]
-    fields = {task.name: (place, _files(task)) for place, task in enumerate(spec.tasks)}
     datasets = {
-        name: found[f"{TASKS}[{place}].{named[0]}"].to_input(site)
-        for name, (place, named) in fields.items()
-        if named is not None
+        name: remote.dataset_input(field, dataset, inputs, site)
+        for name, (field, dataset) in _datasets(resource).items()
     }
     return EvaluationConfig(
         **frame.members(),
@@ -82,10 +82,11 @@ def config(resource: Evaluation, frame: Frame, inputs: Inputs, site: Site) -> Ev
 
 
 def environment(resource: Evaluation, site: Site) -> Sequence[Entry]:
-    """Return the key of the judge, where it has one; a model hub is never asked."""
+    """Return where downloads find their hub and their credentials, and the key of the judge, where it has one."""
     judge = judge_of(resource.spec.tasks)
     key = judge.endpoint.api_key if judge is not None else None
-    return [*no_hub(site), *([from_secret(JUDGE_KEY_VARIABLE, key)] if key is not None else [])]
+    asked = remote.environment([dataset for _, dataset in _datasets(resource).values()], site)
+    return [*asked, *([from_secret(JUDGE_KEY_VARIABLE, key)] if key is not None else [])]
 
 
 def sketch(resource: Evaluation, world: World) -> estimate.Sketch:
@@ -102,7 +103,15 @@ def judge_of(tasks: Sequence[Task]) -> Judge | None:
     return next((task.judge for task in tasks if task.judge is not None), None)
 
 
-def _files(task: Task) -> tuple[str, DatasetRef] | None:
+def _datasets(resource: Evaluation) -> dict[str, tuple[str, DatasetSource]]:
+    """Return the files of the tasks that have some, with their field in the spec, by the names of the tasks."""
+    named = {task.name: (place, _files(task)) for place, task in enumerate(resource.spec.tasks)}
+    return {
+        name: (f"{TASKS}[{place}].{found[0]}", found[1]) for name, (place, found) in named.items() if found is not None
+    }
+
+
+def _files(task: Task) -> tuple[str, DatasetSource] | None:
     """Return the field of a task that names files, below the task, and the reference; None for prompts in the spec."""
     if task.perplexity is not None:
         return "perplexity.dataset", task.perplexity.dataset
@@ -111,10 +120,12 @@ def _files(task: Task) -> tuple[str, DatasetRef] | None:
     if task.multiple_choice is not None:
         return "multipleChoice.dataset", task.multiple_choice.dataset
     if task.judge is not None:
-        return "judge.questions", task.judge.questions
+        return "judge.questions", DatasetSource(volume=task.judge.questions.volume)
     if task.samples is not None and task.samples.dataset is not None:
-        return "samples.dataset", task.samples.dataset
+        return "samples.dataset", DatasetSource(volume=task.samples.dataset.volume)
     return None
 
 
-RULES = RunKind(needs=needs, estimate=sketch, contract=contract, config=config, environment=environment)
+RULES = RunKind(
+    needs=needs, estimate=sketch, problem=problem, contract=contract, config=config, environment=environment
+)

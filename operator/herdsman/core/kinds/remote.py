@@ -4,13 +4,20 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from herdsman.api.job_config import HTTP_TOKEN_VARIABLE, HUB_TOKEN_VARIABLE, S3_KEY_VARIABLES, RemoteSource
-from herdsman.api.v1alpha1.datasets import TrainingDataset
+from herdsman.api.job_config import (
+    HTTP_TOKEN_VARIABLE,
+    HUB_TOKEN_VARIABLE,
+    S3_KEY_VARIABLES,
+    DatasetInput,
+    RemoteSource,
+)
+from herdsman.api.v1alpha1.datasets import DatasetSource, MixedDataset
 from herdsman.api.v1alpha1.remote_sources import HttpSource, HubSource, S3Source
 from herdsman.api.v1alpha1.secrets import SecretKeyRef
 from herdsman.api.v1alpha1.sources import RELATIVE_PATH
 from herdsman.api.v1alpha1.status import Reason
 from herdsman.core.environment import Entry, from_secret, hub, no_hub
+from herdsman.core.inputs import Inputs
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
 
@@ -50,6 +57,20 @@ def label(given: Remote) -> str:
     return f"http {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
+def dataset_input(field: str, dataset: DatasetSource, inputs: Inputs, site: Site) -> DatasetInput:
+    """Return what the trainer reads about a dataset."""
+    here = inputs.found.get(field)
+    return DatasetInput(
+        field=field,
+        label=here.label if here is not None else label(dataset),
+        source=here.to_input(site) if here is not None else None,
+        remote=source(dataset) if here is None else None,
+        sha256=dict(dataset.sha256),
+        keep_downloads=dataset.keep_downloads,
+        weight=dataset.weight if isinstance(dataset, MixedDataset) else None,
+    )
+
+
 def environment(sources: Sequence[Remote], site: Site) -> Sequence[Entry]:
     """Return where downloads find their hub and their credentials; only a download from a hub may ask one."""
     hubs = [given.hub for given in sources if given.hub is not None]
@@ -57,7 +78,7 @@ def environment(sources: Sequence[Remote], site: Site) -> Sequence[Entry]:
     return [*asked, *(from_secret(name, key) for name, key in _secrets(sources).items())]
 
 
-def problem(datasets: Sequence[tuple[str, TrainingDataset]]) -> Problem | None:
+def problem(datasets: Sequence[tuple[str, DatasetSource]]) -> Problem | None:
     """Return that files cannot have their names, or that two datasets need different credentials, or None."""
     for field, dataset in datasets:
         if dataset.http is not None and (found := bad_names(f"{field}.http", dataset.http)) is not None:

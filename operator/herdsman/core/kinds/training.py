@@ -8,9 +8,8 @@ from herdsman.api.job_config import (
     MLFLOW_TOKEN_VARIABLE,
     TRAINING_PART,
     WANDB_KEY_VARIABLE,
-    DatasetInput,
 )
-from herdsman.api.v1alpha1.datasets import MixedDataset, TrainingDataset, named_datasets
+from herdsman.api.v1alpha1.datasets import DatasetSource, named_datasets
 from herdsman.api.v1alpha1.pretrain_job import PretrainJob, PretrainJobSpec
 from herdsman.api.v1alpha1.recipes import PretrainRecipe, SFTRecipe, Stage
 from herdsman.api.v1alpha1.report_to import ReportTo
@@ -30,7 +29,7 @@ from herdsman.core.site import Site
 from herdsman.core.world import World
 
 MODEL_FIELD, ADAPTER_FIELD, TOKENIZER_FIELD = "spec.model", "spec.adapter", "spec.tokenizer"
-Named = Sequence[tuple[str, TrainingDataset]]
+Named = Sequence[tuple[str, DatasetSource]]
 
 
 def datasets_of(spec: PretrainJobSpec | SFTJobSpec) -> Named:
@@ -93,24 +92,11 @@ def members(
     entries = {name.removeprefix("spec."): inputs.found[name].to_input(site) for name in single if name in inputs.found}
     return {
         **entries,
-        "datasets": [_dataset(field, dataset, inputs, site) for field, dataset in datasets],
+        "datasets": [remote.dataset_input(field, dataset, inputs, site) for field, dataset in datasets],
         "device": "cuda" if resource.spec.compute.gpus_per_node else "cpu",
         "deepspeed": deepspeed_of(recipe),
         "report_to": resource.spec.report_to,
     }
-
-
-def _dataset(field: str, dataset: TrainingDataset, inputs: Inputs, site: Site) -> DatasetInput:
-    here = inputs.found.get(field)
-    return DatasetInput(
-        field=field,
-        label=here.label if here is not None else remote.label(dataset),
-        source=here.to_input(site) if here is not None else None,
-        remote=remote.source(dataset) if here is None else None,
-        sha256=dict(dataset.sha256),
-        keep_downloads=dataset.keep_downloads,
-        weight=dataset.weight if isinstance(dataset, MixedDataset) else None,
-    )
 
 
 def sketch(
