@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from herdsman_trainer.durable import fsync
 from herdsman_trainer.errors import BadInput, Temporary
 from herdsman_trainer.heartbeat import HEART
 
@@ -181,14 +182,14 @@ def _write_meta(directory: Path, key: str, facts: dict[str, Any]) -> None:
     meta["digest"] = hashlib.sha256(_canonical(meta)).hexdigest()
     (directory / _META).write_text(json.dumps(meta, indent=1, sort_keys=True))
     for name in [*names, _META]:
-        _flush(directory / name)
+        fsync(directory / name)
 
 
 def _publish(private: Path, target: Path) -> None:
     """Give the finished directory its name; a sound entry of another writer stays, a damaged one goes."""
     for scratch in private.glob(".*"):
         scratch.unlink()
-    _flush(private)
+    fsync(private)
     if target.is_dir() and open_entry(target.parent, target.name, check_content=True) is None:
         damaged = target.with_name(f".{target.name[:16]}-{secrets.token_hex(6)}.damaged")
         target.rename(damaged)
@@ -198,16 +199,7 @@ def _publish(private: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with HEART.handling(os.fstat(descriptor).st_size):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(target.parent)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from herdsman_trainer.durable import fsync, make_directory
 from herdsman_trainer.instruction_making.endpoint import Reply
 from herdsman_trainer.instruction_making.spending import Usage
 
@@ -46,14 +47,14 @@ class Journal:
 
     def __enter__(self) -> Self:
         """Read what is there, and open this attempt's own file behind its last whole line."""
-        _make_directory(self._directory)
+        make_directory(self._directory)
         for path in sorted(self._directory.glob("*.jsonl")):
             for number, offset in _index(path):
                 self._places.setdefault(number, (path, offset))
         self._file = self._path.open("ab")
         self._file.truncate(_whole_bytes(self._path))
         self._file.seek(0, os.SEEK_END)
-        _flush_directory(self._directory)
+        fsync(self._directory)
         return self
 
     def __exit__(
@@ -128,21 +129,3 @@ def _entry(members: Mapping[str, Any]) -> Entry:
         return Entry(number, None)
     usage = Usage(1, int(members["prompt_tokens"]), int(members["reply_tokens"]))
     return Entry(number, Reply(str(members["text"]), bool(members["cut"]), usage, bool(members["filtered"])))
-
-
-def _make_directory(path: Path) -> None:
-    missing = []
-    while not path.is_dir():
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
-        _flush_directory(directory.parent)
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
