@@ -357,7 +357,7 @@ class TestDirectories:
         def flush(path):
             flushed.append((path.name, (tmp_path / "key").exists()))
 
-        monkeypatch.setattr(content_cache, "_flush", flush)
+        monkeypatch.setattr(content_cache, "fsync", flush)
         build_or_open_entry(tmp_path, "key", self.build)
         names = [name for name, _ in flushed]
         assert names[:2] == ["data", "meta.json"]
