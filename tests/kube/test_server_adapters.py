@@ -4,7 +4,8 @@ import copy
 import json
 
 from kube.station import run
-from kube.test_server_children import change, config_maps, deployment, pod_of_a_server, served, serving
+from kube.test_server_children import change, config_maps, deployment, served, serving
+from kube.test_server_rollouts import pod_of_a_server
 
 
 def hot(*names):
