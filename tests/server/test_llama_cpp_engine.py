@@ -1,5 +1,6 @@
 """The engine llamacpp says what transformers says of the same weights, and ends where it should."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -84,6 +85,36 @@ def test_the_same_seed_gives_the_same_answer_and_others_differ(served):
 
     assert drawn(1) == drawn(1)
     assert len({tuple(drawn(seed)) for seed in (1, 2, 3, None, None)}) >= 4
+
+
+def test_what_is_computed_is_kept_while_others_are_answered(directory):
+    engine = LlamaCppEngine(gguf_file(directory, "F32"), context_length=128, parallel=2)
+    computed, post = [], engine._client.post
+
+    def counted(path, json):
+        answer = post(path, json=json)
+        computed.append(answer.json()["timings"]["prompt_n"])
+        return answer
+
+    engine._client.post = counted
+    turn, asked = threading.Barrier(2), ([1, *range(40, 50)], [1, *range(60, 70)])
+
+    def answer(prompt):
+        """By turns: each token of one is asked for while the other's slot is idle."""
+        said = []
+
+        def on_token(token):
+            said.append(token)
+            turn.wait(timeout=30)
+            return len(said) < 12
+
+        # A penalty of the answer has each token asked for by itself.
+        engine.generate(prompt, replace(GREEDY, presence_penalty=0.1), frozenset(), on_token)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(answer, asked))
+    assert len(computed) == 24
+    assert sorted(computed) == [1] * 22 + [len(prompt) for prompt in asked], "a token each after the prompts"
 
 
 @pytest.fixture(scope="module")

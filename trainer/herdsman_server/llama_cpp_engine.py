@@ -220,6 +220,9 @@ def _settings(path: Path, context_length: int, key: str, device: str, parallel: 
     settings.n_ctx = context_length
     settings.n_parallel = parallel
     settings.kv_unified = True
+    # Between two requests of an answer its slot is idle: what is computed has to stay where it is, and only there.
+    settings.cache_idle_slots = False
+    settings.cache_ram_mib = 0
     settings.cpuparams.n_threads = len(os.sched_getaffinity(0))
     settings.api_keys = [key]
     settings.ui = False
