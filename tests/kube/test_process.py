@@ -7,11 +7,12 @@ import sys
 
 import kopf
 import pytest
+from kopf._core.reactor import orchestration, processing
 
 from herdsman.api.v1alpha1.registry import KINDS
 from herdsman.core.site import Site
 from herdsman.kube.__main__ import make_parser, site_of
-from herdsman.kube.handlers import hand_on, make_registry, make_settings
+from herdsman.kube.handlers import hand_on, make_registry, make_settings, straight_on
 from herdsman.kube.logs import JsonFormatter
 from kube.objects import job
 from kube.station import Station
@@ -70,6 +71,40 @@ def test_a_watch_event_reaches_the_cache_and_the_queue():
     there, depth = asyncio.run(story())
     assert there is not None
     assert depth == 1
+
+
+def test_a_kopf_that_is_started_within_gives_its_events_straight_to_the_intake(monkeypatch):
+    """kopf hands its function for one event to what starts the watches; whatever it is there is called with events."""
+    given = {}
+
+    async def orchestrator(*, processor, **_):
+        given["processor"] = processor
+
+    monkeypatch.setattr(orchestration, "orchestrator", orchestrator)
+
+    async def story():
+        station = Station()
+        station.start()
+        registry, settings, stop = make_registry(station.shell.intake), make_settings(), asyncio.Event()
+        with straight_on(station.shell.intake):
+            options = {"standalone": True, "namespaces": ["team"], "stop_flag": stop}
+            tasks = await kopf.spawn_tasks(registry=registry, settings=settings, **options)
+        while not given:
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        jobs = kopf.Resource("batch", "v1", "jobs", kind="Job")
+        processor = given["processor"]
+        await processor(resource=jobs, raw_event={"type": "ADDED", "object": job()}, stream_pressure=asyncio.Event())
+        await processor(resource=jobs, raw_event={"type": "ADDED", "object": {}}, stream_pressure=asyncio.Event())
+        return processor, station.shell.cache.get("Job", "team", "pj-zh-1")
+
+    own = processing.process_resource_event
+    processor, there = asyncio.run(story())
+    assert processor.func is not own
+    assert there is not None, "and what cannot be taken in stops nothing"
+    assert processing.process_resource_event is own, "others have kopf as it is"
 
 
 def test_a_log_line_is_one_json_object_with_its_traceback():
