@@ -22,7 +22,7 @@ E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval e2e images bench-operator bench-merge bench-tokenize bench-train bench-serve lock lint types arch generate generate-check verify clean
+.PHONY: help install quickstart smollm2-zh test fuzz-server real-data lm-eval kernels e2e images bench-operator bench-merge bench-tokenize bench-train bench-serve lock lint types arch generate generate-check verify clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ real-data: install ## run the chain on the real tokenizers and records (HERDSMAN
 lm-eval: install ## hold our evaluations against lm-evaluation-harness, which is installed for it (400 MB)
 	$(BIN)/python -m pip install --quiet "lm_eval==0.4.13" && $(BIN)/python -m pip install --quiet --no-deps "python-dateutil>=3"
 	$(PYTEST) tests/trainer/test_lm_eval.py
+
+# PyTorch for CUDA brings its own Triton; for the CPU there is none, and Triton's interpreter needs no GPU.
+kernels: install ## hold the Triton kernels of training against plain operations, by Triton's interpreter (installs 900 MB)
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps "triton==3.8.0"
+	$(PYTEST) tests/trainer/test_fused_kernels.py
 
 e2e: install ## run the operator, its chart, images and pipelines on a cluster (KUBECONFIG, or the one beside the project)
 	@if [ -n "$$KUBECONFIG" ]; then $(E2E); \

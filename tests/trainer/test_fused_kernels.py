@@ -7,7 +7,7 @@ import pytest
 import torch
 
 os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton", reason="needs Triton: pip install triton")
+pytest.importorskip("triton", reason="needs Triton: make kernels")
 from herdsman_trainer.fused import plain_ops, triton_ops
 from herdsman_trainer.fused.dropout import Dropout, site_hash, threshold_of, token_keys
 from herdsman_trainer.fused.lora import LoraGroup, Part
@@ -155,7 +155,7 @@ def test_shapes_that_cannot_be_cut_are_left_to_the_plain_operations():
 
 
 def test_the_whole_model_with_kernels_is_the_whole_model_without(monkeypatch):
-    from test_fused import SEED, a_batch, gradients, trained
+    from trainer.test_fused import SEED, a_batch, gradients, trained
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from herdsman_trainer.fused import model as fused
