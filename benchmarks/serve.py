@@ -38,6 +38,8 @@ from herdsman_server.transformers_engine import engine_of
 
 PAIRS, PAIRS_AT_ONCE = 150, 1000
 """Requests of each kind for what the gateway adds, to the real engine and to one that answers at once."""
+WARM_UP = 100
+"""Requests before those."""
 TIMES_FASTER, GATEWAY_MS = 20.0, 2.0
 """The goals."""
 COLUMNS = ("tokens a second", "first token, ms p50", "first token, ms p99", "between, ms p50", "between, ms p99")
@@ -104,12 +106,12 @@ def added_by_the_gateway(
     short = replace(sampling, max_tokens=2)
     one = {"port": port, "path": "/v1/completions", "chunk": "openai", "bodies": [parts.body(prompt, short)]}
     ways: dict[str, list[float]] = {"directly": [], "gateway": []}
-    for number in range(pairs + 10):
+    for number in range(WARM_UP + pairs):
         both = {
             "directly": parts.directly(engine, 1, 0.0001, [prompt], short)["requests"],
             "gateway": client(kind="once", **one)["requests"],
         }
-        if number >= 10:
+        if number >= WARM_UP:
             for way, (request, *_) in both.items():
                 ways[way].append(1e3 * (request["pieces"][0][0] - request["asked"]))
     client.close()

@@ -5,6 +5,7 @@ The exit codes and the termination message are those of the trainer: 42 for bad 
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -140,6 +141,7 @@ async def serve(config: ServerConfig, keys: ApiKeys) -> None:
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if loaded.done() and loaded.exception() is None and not serving.done():
         state.serve(*loaded.result())
+        gc.freeze()  # what was loaded stays; looking through it for garbage would hold requests up
         log.info("Ready: %s answers on port %d (%s).", config.model_name, config.port, startup)
     elif loaded.done():
         server.should_exit = True

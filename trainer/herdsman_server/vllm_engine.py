@@ -53,7 +53,8 @@ class VllmEngine:
         self._closed = threading.Event()
         self._wait(loading_seconds, pause)
         self.context_length = self._context_length()
-        threading.Thread(target=self._watch, name="vllm", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="vllm", daemon=True)
+        self._watcher.start()
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop_ids: frozenset[int], on_token: OnToken) -> None:
         """Stream an answer; hanging up is how vLLM learns that nobody wants more."""
@@ -80,6 +81,7 @@ class VllmEngine:
     def close(self) -> None:
         """Look after vLLM no more."""
         self._closed.set()
+        self._watcher.join()
         self._client.close()
 
     def load(self, name: str, directory: Path) -> None:
@@ -166,7 +168,7 @@ class VllmEngine:
 
     def _healthy(self) -> bool:
         try:
-            return self._client.get("/health").status_code == httpx.codes.OK
+            return self._client.get("/health", timeout=LOOK_SECONDS).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
