@@ -155,10 +155,10 @@ def test_shapes_that_cannot_be_cut_are_left_to_the_plain_operations():
 
 
 def test_the_whole_model_with_kernels_is_the_whole_model_without(monkeypatch):
-    from trainer.test_fused import SEED, a_batch, gradients, trained
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from herdsman_trainer.fused import model as fused
+    from trainer.test_fused import SEED, a_batch, gradients, trained
 
     config = LlamaConfig(
         vocab_size=83, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
