@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from herdsman_server.batching.batching_engine import BatchingEngine
 from herdsman_server.batching.extents import BLOCK, blocks_of
@@ -16,9 +15,9 @@ from herdsman_server.batching.passes import Passes
 from herdsman_server.memory_share import room
 from herdsman_server.one_at_a_time import OneAtATime
 from herdsman_trainer.errors import BadInput, Temporary
-from herdsman_trainer.weights.architecture import check_tensors
+from herdsman_trainer.weights.architecture import check_tensors, model_settings
 from herdsman_trainer.weights.chain import CONFIG_FILE, Chain
-from herdsman_trainer.weights.merge import EMBEDDING, HEAD
+from herdsman_trainer.weights.in_memory import model_in_memory
 from herdsman_trainer.weights.vocabulary import merged_config
 
 log = logging.getLogger(__name__)
@@ -53,20 +52,10 @@ def load_engine(
         raise BadInput("The server is to use a GPU and finds none.", hint=hint)
     config = merged_config(chain.model.config, plan, chain.tokenizer.pad_id)
     check_tensors(plan.specs, config, where)
-    fields = {name: value for name, value in config.items() if name not in ("architectures", "auto_map")}
-    settings = AutoConfig.for_model(**{"model_type": "llama", **fields})
-    if getattr(settings, "max_position_embeddings", None) is None:
+    if getattr(model_settings(config, where), "max_position_embeddings", None) is None:
         raise BadInput("config.json has no max_position_embeddings.", file=str(Path(where) / CONFIG_FILE))
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(settings)
-    state = chain.merge.state_dict()
-    if plan.tied:
-        state[HEAD] = state[EMBEDDING]
-    model.load_state_dict(state, strict=True, assign=True)
-    del state
-    model.tie_weights()
+    model = model_in_memory(chain, config)
     model.generation_config = GenerationConfig()  # what a request leaves out is decided here, not by the model's files
-    model.requires_grad_(False).eval()
     return engine_of(model.to(device), parallel=parallel, quantisation=quantisation, hot=hot)
 
 

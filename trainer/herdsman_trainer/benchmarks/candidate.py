@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from herdsman.api.job_config import ModelToEvaluate
 from herdsman_trainer.errors import BadInput
@@ -17,7 +15,7 @@ from herdsman_trainer.prompts import PromptTemplate
 from herdsman_trainer.tokenizers import TextTokenizer
 from herdsman_trainer.weights.architecture import check_tensors
 from herdsman_trainer.weights.chain import Chain, open_chain
-from herdsman_trainer.weights.merge import EMBEDDING, HEAD
+from herdsman_trainer.weights.in_memory import model_in_memory
 from herdsman_trainer.weights.vocabulary import merged_config
 
 log = logging.getLogger(__name__)
@@ -72,16 +70,7 @@ class Candidate:
         if self.device == "cuda" and not torch.cuda.is_available():
             hint = "Set compute.gpusPerNode to 0, or run on a machine with a GPU and its driver."
             raise BadInput("The Evaluation is to use a GPU and finds none.", hint=hint)
-        plan = self._chain.merge.plan
-        fields = {name: value for name, value in self._config.items() if name not in ("architectures", "auto_map")}
-        settings = AutoConfig.for_model(**{"model_type": "llama", **fields})
-        log.info("Loading %s: %d tensors.", self.name, len(plan.specs))
-        with HEART.handling(sum(spec.nbytes for spec in plan.specs)):
-            with init_empty_weights():
-                model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa")
-            state = self._chain.merge.state_dict()
-            if plan.tied:
-                state[HEAD] = state[EMBEDDING]
-            model.load_state_dict(state, strict=True, assign=True)
-            model.tie_weights()
-            return model.requires_grad_(False).eval().to(self.device)
+        specs = self._chain.merge.plan.specs
+        log.info("Loading %s: %d tensors.", self.name, len(specs))
+        with HEART.handling(sum(spec.nbytes for spec in specs)):
+            return model_in_memory(self._chain, self._config).to(self.device)

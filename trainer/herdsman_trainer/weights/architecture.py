@@ -17,18 +17,30 @@ LLAMA_DEFAULTS = {
     "num_attention_heads": 32,
 }
 """What transformers takes for a figure that config.json leaves out."""
+_NO_MODEL = (ValueError, KeyError, TypeError, RuntimeError, AttributeError)
+"""What transformers raises for a config.json that describes no model."""
+
+
+def model_settings(config: Mapping[str, Any], where: str) -> Any:
+    """Return a config.json as transformers reads it; raises BadInput where it describes no model."""
+    from transformers import AutoConfig
+
+    fields = {name: value for name, value in config.items() if name not in ("architectures", "auto_map")}
+    try:
+        return AutoConfig.for_model(**{"model_type": "llama", **fields})
+    except _NO_MODEL as error:
+        raise _no_model(error, where) from None
 
 
 def meta_model(config: Mapping[str, Any], where: str) -> Any:
     """Return the model of a config.json without memory for its weights; raises BadInput where there is none."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    fields = {name: value for name, value in config.items() if name not in ("architectures", "auto_map")}
+    settings = model_settings(config, where)
     try:
-        settings = AutoConfig.for_model(**{"model_type": "llama", **fields})
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except _NO_MODEL as error:
         raise _no_model(error, where) from None
 
 
