@@ -1,12 +1,11 @@
 """Where files are downloaded from: a model hub, an S3 bucket, or plain HTTP."""
 
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
 from herdsman.api.meta import ApiModel
-from herdsman.api.v1alpha1.schema import cel
 from herdsman.api.v1alpha1.secrets import SecretKeyRef, SecretName
 from herdsman.api.v1alpha1.sources import RelativePath
 from herdsman.api.v1alpha1.status import Digest
@@ -74,24 +73,11 @@ class HttpFile(ApiModel):
         return self.path or unquote(urlsplit(self.url).path).rpartition("/")[2]
 
 
-_URLS = "each url may stand in files once"
-
-
 class HttpSource(ApiModel):
     """Files behind HTTP URLs."""
-
-    model_config = ConfigDict(
-        json_schema_extra=cel(("self.files.all(f, self.files.exists_one(g, g.url == f.url))", _URLS))
-    )
 
     files: list[HttpFile] = Field(min_length=1, max_length=100)
     """The files, which land in one directory."""
     token: SecretKeyRef | None = None
     """Sent as `Authorization: Bearer TOKEN`, to the hosts of the URLs and no others; with `herdsman run` the
     environment variable HERDSMAN_HTTP_TOKEN is taken instead."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if len({file.url for file in self.files}) < len(self.files):
-            raise ValueError(_URLS)
-        return self
