@@ -131,9 +131,9 @@ def generation(*, url=URL, key=False, ours=False, seed_tasks=None, **fields):
 
 def given(path, *, place=0, **fields):
     """A source of records."""
-    return RecordSource.model_validate(
-        {"input": source(path, field=f"spec.sources[{place}].dataset.volume").model_dump(), **fields}
-    )
+    field = f"spec.sources[{place}].dataset"
+    here = source(path, field=f"{field}.volume").model_dump()
+    return RecordSource.model_validate({"dataset": {"field": field, "label": field, "source": here}, **fields})
 
 
 def config_of(root, *, generate=None, sources=(), attempt=1, uid="uid-1", clean=None, relative="work", **fields):

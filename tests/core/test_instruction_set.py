@@ -57,7 +57,7 @@ def pod_labels(planned):
 def test_given_records_are_read_from_their_volume_and_nothing_is_let_out():
     planned = plan(instruction_set(), world(), CLUSTER)
     config = config_in(planned)
-    assert config.sources[0].input.path == "/volumes/instructions"
+    assert config.sources[0].dataset.source.path == "/volumes/instructions"
     assert config.generate is None
     assert {LABEL_ASKS_SERVERS, LABEL_DOWNLOADS} & set(pod_labels(planned)) == set()
     assert child(planned, "Job")["metadata"]["name"] == "is-records-1"
@@ -159,7 +159,34 @@ def test_a_set_takes_the_records_of_another_one():
     other = finished(instruction_set("made"))
     resource = instruction_set("mixed", sources=[{"dataset": {"instructionSet": "made"}}])
     config = config_in(plan(resource, world(other), CLUSTER))
-    assert config.sources[0].input.part == "train"
+    assert config.sources[0].dataset.source.part == "train"
+
+
+def test_records_from_elsewhere_are_downloaded_by_the_run_which_is_let_out():
+    token = {"name": "keys", "key": "token"}
+    hub = {"repository": "shibing624/alpaca-zh", "revision": "0" * 40, "token": token}
+    sources = [{"dataset": {"hub": hub, "keepDownloads": False}}, {"dataset": {"volume": {"claim": "instructions"}}}]
+    planned = plan(instruction_set(sources=sources), world(), CLUSTER)
+    away, here = (source.dataset for source in config_in(planned).sources)
+    assert (away.field, away.source, away.keep_downloads) == ("spec.sources[0].dataset", None, False)
+    assert away.remote.hub.repository == "shibing624/alpaca-zh"
+    assert (here.remote, here.source.path) == (None, "/volumes/instructions")
+    assert environment(planned)["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == token
+    assert pod_labels(planned)[LABEL_DOWNLOADS] == "true"
+    assert LABEL_ASKS_SERVERS not in pod_labels(planned)
+    ours = instruction_set(sources=sources, generate=OURS)
+    labels = pod_labels(plan(ours, world(answering(model_server("chat"))), CLUSTER))
+    assert {LABEL_DOWNLOADS, LABEL_ASKS_SERVERS} <= set(labels), "both ways are needed then"
+
+
+def test_two_sources_with_different_credentials_are_refused():
+    def of_hub(name):
+        return {"hub": {"repository": "a/b", "revision": "0" * 40, "token": {"name": name, "key": "token"}}}
+
+    resource = instruction_set(sources=[{"dataset": of_hub("one")}, {"dataset": of_hub("other")}])
+    refused = plan(resource, world(), CLUSTER).refused
+    assert refused.field == "spec.sources[1].dataset"
+    assert "it names another Secret than a dataset before it" in refused.message
 
 
 def test_plain_files_have_no_parts():

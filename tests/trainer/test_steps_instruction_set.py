@@ -41,7 +41,7 @@ def test_given_records_become_a_dataset_that_a_training_reads(tmp_path):
     assert (artifact.kind, artifact.path) == ("dataset", "work/artifact")
     manifest = verify_artifact(set_directory(config), "Digests")
     assert set(manifest.files) == {"train/records.jsonl", "report.yaml"}
-    assert set(manifest.inputs) == {"spec.sources[0].dataset.volume"}
+    assert set(manifest.inputs) == {"spec.sources[0].dataset"}
     figures = {metric.name: metric.value for metric in manifest.report}
     assert figures["records"] == "5"
     assert {name: value for name, value in figures.items() if name.startswith("dropped_")} == {
@@ -137,9 +137,7 @@ def test_a_weight_of_a_source_of_which_nothing_is_left_is_refused(tmp_path):
         given(written(tmp_path / "a", many(3)), place=0, weight=1),
         given(written(tmp_path / "b", [{"instruction": "Write", "output": "Spring"}]), place=1, weight=1),
     ]
-    with pytest.raises(
-        BadInput, match=re.escape("spec.sources[1].dataset.volume has a weight, and no record of it is left")
-    ):
+    with pytest.raises(BadInput, match=re.escape("spec.sources[1].dataset has a weight, and no record of it is left")):
         make(config_of(tmp_path, sources=sources))
 
 

@@ -140,7 +140,7 @@ def test_given_and_generated_records_are_mixed_and_told_apart(tmp_path):
     make(config, FakeApi())
     found = report(config)
     assert [(part["field"], part["kept"], part["inTheSet"]) for part in found["sources"]] == [
-        ("spec.sources[0].dataset.volume", 20, 12),
+        ("spec.sources[0].dataset", 20, 12),
         ("spec.generate", 12, 12),
     ]
 

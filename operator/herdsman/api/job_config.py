@@ -176,7 +176,7 @@ class SFTConfig(TrainingConfig):
 class RecordSource(ApiModel):
     """Records that are given to an InstructionSet."""
 
-    input: Input
+    dataset: DatasetInput
     format: RecordFormat = "Auto"
     columns: Columns = Field(default_factory=Columns)
     conversations: Conversations = "FirstTurn"

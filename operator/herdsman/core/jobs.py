@@ -12,6 +12,7 @@ from typing import Any
 
 from herdsman.api.exit_codes import PERMANENT
 from herdsman.api.job_config import (
+    DatasetInput,
     EvaluationConfig,
     InstructionSetConfig,
     Launch,
@@ -197,15 +198,21 @@ def _job_spec(
 
 def _reaches(config: RunConfig) -> dict[str, str]:
     """Return the labels by which a cluster's fences let a pod reach more than the pods of runs."""
-    if isinstance(config, InstructionSetConfig) and config.generate is not None:
-        ours = config.generate.endpoint.ours
-        return {names.LABEL_ASKS_SERVERS if ours else names.LABEL_DOWNLOADS: "true"}
-    remote = isinstance(config, ModelImportConfig) and config.remote is not None
-    remote = remote or (isinstance(config, EvaluationConfig) and any(task.judge for task in config.tasks))
-    datasets = config.datasets if isinstance(config, TrainingConfig) else []
-    datasets = list(config.datasets.values()) if isinstance(config, EvaluationConfig) else datasets
-    remote = remote or any(each.remote is not None for each in datasets)
-    return {names.LABEL_DOWNLOADS: "true"} if remote else {}
+    asked = config.generate.endpoint if isinstance(config, InstructionSetConfig) and config.generate else None
+    elsewhere = asked is not None and not asked.ours
+    elsewhere = elsewhere or (isinstance(config, ModelImportConfig) and config.remote is not None)
+    elsewhere = elsewhere or (isinstance(config, EvaluationConfig) and any(task.judge for task in config.tasks))
+    elsewhere = elsewhere or any(dataset.remote is not None for dataset in _datasets(config))
+    found = {names.LABEL_ASKS_SERVERS: asked is not None and asked.ours, names.LABEL_DOWNLOADS: elsewhere}
+    return {label: "true" for label, wanted in found.items() if wanted}
+
+
+def _datasets(config: RunConfig) -> Sequence[DatasetInput]:
+    if isinstance(config, TrainingConfig):
+        return config.datasets
+    if isinstance(config, EvaluationConfig):
+        return list(config.datasets.values())
+    return [source.dataset for source in config.sources] if isinstance(config, InstructionSetConfig) else []
 
 
 def _failure_policy() -> dict[str, Any]:

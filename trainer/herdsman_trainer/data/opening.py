@@ -113,6 +113,19 @@ def _remembered(dataset: DatasetInput, run: RunContext) -> Dataset | None:
     return Dataset(dataset.field, dataset.label, source, paths, digests, stamps, dataset.weight)
 
 
+def dataset_here(
+    place: int, dataset: DatasetInput, run: RunContext, suffixes: tuple[str, ...]
+) -> tuple[Path, Downloaded | None]:
+    """Return where a dataset lies, and what was downloaded for that; files of a volume are held against `sha256`."""
+    if dataset.source is None:
+        downloaded = fetch_dataset(place, dataset, run, suffixes)
+        return downloaded.directory, downloaded
+    path = open_input(dataset.source, run.config.verify_inputs)
+    if dataset.sha256:
+        check_digests(dataset_at(path, Form(suffixes).find, field=dataset.field), dataset.sha256)
+    return path, None
+
+
 def fetch_dataset(
     place: int,
     dataset: DatasetInput,

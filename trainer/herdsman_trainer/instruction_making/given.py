@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from herdsman.api.job_config import InstructionSetConfig, RecordSource
+from herdsman.api.job_config import DatasetInput, InstructionSetConfig, RecordSource
 from herdsman_trainer.artifacts import artifact_digest
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.instruction_making.conversion import convert, is_known
@@ -25,7 +25,7 @@ def converted(source: RecordSource, path: Path) -> Iterator[AlpacaRecord | Dropp
             if place == 0 and not is_known(record.value, source):
                 keys = ", ".join(sorted(record.value)[:8]) or "none"
                 hint = "Say in `format` how its records are written, or in `columns` what its columns are called."
-                what = f"{source.input.field}: the first record has no known form (its keys: {keys})."
+                what = f"{source.dataset.field}: the first record has no known form (its keys: {keys})."
                 raise BadInput(what, file=str(file), line=record.line, hint=hint)
             found = convert(record.value, source)
             if isinstance(found, Dropped):
@@ -47,7 +47,7 @@ def take_given(config: InstructionSetConfig, paths: Sequence[Path], keeper: Keep
                 context.raise_if_stopped()
                 share = (before + min(seen, sizes[part])) / total
                 context.report(
-                    activity=f"cleaning {source.input.field}, {keeper.read:,} records read",
+                    activity=f"cleaning {source.dataset.field}, {keeper.read:,} records read",
                     done=share if config.generate is None else None,
                     metrics={"records": len(keeper), "records_dropped": keeper.dropped.total()},
                 )
@@ -60,19 +60,21 @@ def seed_tasks(config: InstructionSetConfig, path: Path | None) -> list[AlpacaRe
     """Return the examples that requests show; BadInput where a file of them holds none."""
     if path is None or config.generate is None or config.generate.seed_tasks is None:
         return []
-    source = RecordSource(input=config.generate.seed_tasks)
+    named = config.generate.seed_tasks
+    source = RecordSource(dataset=DatasetInput(field=named.field, label=named.field, source=named))
     found = [record for record in converted(source, path) if isinstance(record, AlpacaRecord)]
     tasks = [record for record in found if record.instruction.strip() and record.output.strip()]
     if not tasks:
         hint = 'Each is written as {"instruction": "...", "input": "...", "output": "..."}.'
-        raise BadInput(f"{source.input.field} holds no example with an answer.", file=str(path), hint=hint)
+        raise BadInput(f"{source.dataset.field} holds no example with an answer.", file=str(path), hint=hint)
     return tasks
 
 
 def source_digest(source: RecordSource, path: Path) -> str:
     """Return what a source was made from: the digest of its artifact, or one over its files as an artifact has it."""
-    if source.input.artifact is not None:
-        return source.input.artifact.digest
+    here = source.dataset.source
+    if here is not None and here.artifact is not None:
+        return here.artifact.digest
     return artifact_digest({relative_name(file, path): digest_file(file) for file in find_record_files(path)})
 
 

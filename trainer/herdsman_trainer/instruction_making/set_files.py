@@ -26,7 +26,7 @@ def write_set(
     on_record: Callable[[], None] = lambda: None,
 ) -> SetReport:
     """Choose from what stayed, write it and the report, and return that; `on_record` may raise to stop."""
-    fields = [source.input.field for source in config.sources]
+    fields = [source.dataset.field for source in config.sources]
     weights = [source.weight for source in config.sources]
     if config.generate is not None:
         fields.append(GENERATED)

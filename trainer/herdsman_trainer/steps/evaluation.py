@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from herdsman.api.job_config import DatasetInput, EvaluationConfig, Input
+from herdsman.api.job_config import EvaluationConfig, Input
 from herdsman.api.v1alpha1.evaluation_tasks import Task
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import open_input
@@ -33,8 +33,7 @@ from herdsman_trainer.benchmarks.report_markdown import markdown
 from herdsman_trainer.benchmarks.text_tasks import PerplexityWork, VocabularyWork
 from herdsman_trainer.benchmarks.work import Outcome, TaskWork
 from herdsman_trainer.corpora import SUFFIXES as TEXTS
-from herdsman_trainer.data.datasets import check_digests, dataset_at
-from herdsman_trainer.data.opening import Form, fetch_dataset
+from herdsman_trainer.data.opening import dataset_here
 from herdsman_trainer.downloads.fetching import Downloaded
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.ownership import check_attempt
@@ -129,12 +128,8 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
         context.report(activity=f"reading the files of {task.name}")
         source = None
         if (dataset := config.datasets.get(task.name)) is not None:
-            suffixes = _suffixes(task)
-            if dataset.remote is not None:
-                downloads.append(fetch_dataset(place, dataset, context, suffixes))
-                source = downloads[-1].directory
-            else:
-                source = _on_volume(dataset, config, suffixes)
+            source, downloaded = dataset_here(place, dataset, context, _suffixes(task))
+            downloads += [downloaded] if downloaded is not None else []
             files.append(source)
         work = _work(task, source, context.workspace / UNPACKED / task.name)
         for candidate in candidates:
@@ -147,14 +142,6 @@ def _prepare(config: EvaluationConfig, context: RunContext) -> _Prepared:
         works.append(work)
     shutil.rmtree(context.workspace / UNPACKED, ignore_errors=True)  # all of it is read
     return _Prepared(candidates, works, [*paths.values(), *files], downloads)
-
-
-def _on_volume(dataset: DatasetInput, config: EvaluationConfig, suffixes: tuple[str, ...]) -> Path:
-    assert dataset.source is not None, "a dataset is on a volume or remote"
-    path = open_input(dataset.source, config.verify_inputs)
-    if dataset.sha256:
-        check_digests(dataset_at(path, Form(suffixes).find, field=dataset.field), dataset.sha256)
-    return path
 
 
 def _suffixes(task: Task) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from herdsman.api.job_config import InstructionSetConfig
 from herdsman.api.v1alpha1.status import Artifact
 from herdsman_trainer.artifacts import open_input
+from herdsman_trainer.data.opening import dataset_here
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.instruction_making.asking import Clock
 from herdsman_trainer.instruction_making.endpoint import Endpoint
 from herdsman_trainer.instruction_making.generation import forget_replies, generate
 from herdsman_trainer.instruction_making.given import seed_tasks, source_digest, take_given
 from herdsman_trainer.instruction_making.keeping import Keeper, counted
+from herdsman_trainer.instruction_making.record_files import SUFFIXES
 from herdsman_trainer.instruction_making.set_files import GENERATED, write_set
 from herdsman_trainer.run_context import RunContext
 
@@ -31,7 +33,9 @@ def run(
     Given files are read anew by every attempt; replies of a model are kept as they come and never asked for twice.
     """
     context.report(activity="checking the inputs")
-    paths = [open_input(source.input, config.verify_inputs) for source in config.sources]
+    found = [dataset_here(place, source.dataset, context, SUFFIXES) for place, source in enumerate(config.sources)]
+    paths = [path for path, _ in found]
+    downloads = [downloaded for _, downloaded in found if downloaded is not None]
     asked = config.generate
     examples_path = open_input(asked.seed_tasks, config.verify_inputs) if asked and asked.seed_tasks else None
     examples = seed_tasks(config, examples_path)
@@ -55,8 +59,11 @@ def run(
     shown = ("records", "records_dropped", "requests", "request_tokens", "cost")
     context.report(activity="publishing", done=1.0, metrics={name: figures[name] for name in shown if name in figures})
     inputs = {
-        source.input.field: source_digest(source, path) for source, path in zip(config.sources, paths, strict=True)
+        source.dataset.field: source_digest(source, path)
+        for source, (path, _) in zip(config.sources, found, strict=True)
     }
+    for downloaded in downloads:
+        inputs |= downloaded.inputs
     if made is not None:
         inputs[GENERATED] = made.key
     artifact = context.publish(kind="dataset", source_dir=context.work_dir, inputs=inputs, report=figures)
@@ -66,4 +73,6 @@ def run(
         )
     if made is not None and asked is not None and not asked.spec.keep_replies:
         forget_replies(config, made.key)
+    for downloaded in downloads:
+        downloaded.release()
     return artifact

@@ -6,9 +6,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from herdsman.api.meta import ApiModel, Resource
 from herdsman.api.v1alpha1.compute import RunPolicy
+from herdsman.api.v1alpha1.datasets import InstructionDataset
 from herdsman.api.v1alpha1.generation import Generation
 from herdsman.api.v1alpha1.schema import cel
-from herdsman.api.v1alpha1.sources import InstructionsRef
 from herdsman.api.v1alpha1.status import Status
 
 Language = Literal[
@@ -34,7 +34,7 @@ class Columns(ApiModel):
 class InstructionSource(ApiModel):
     """Records that are given."""
 
-    dataset: InstructionsRef
+    dataset: InstructionDataset
     """Files (*.json, *.jsonl, *.csv, *.tsv, *.parquet), or the records that another InstructionSet made."""
     format: RecordFormat = "Auto"
     """How a record is written: Alpaca (instruction, input, output), ShareGPT (conversations of from and value) or

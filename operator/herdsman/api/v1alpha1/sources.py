@@ -66,13 +66,6 @@ class DatasetRef(OneOf):
     """A directory (or one file) on a volume."""
 
 
-class InstructionsRef(DatasetRef):
-    """Instruction records."""
-
-    instruction_set: LocalName | None = None
-    """The name of an InstructionSet."""
-
-
 class ServerRef(OneOf):
     """A server that is asked."""
 

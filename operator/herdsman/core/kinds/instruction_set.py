@@ -13,16 +13,18 @@ from herdsman.api.job_config import (
     InstructionSetConfig,
     RecordSource,
 )
+from herdsman.api.v1alpha1.datasets import InstructionDataset
 from herdsman.api.v1alpha1.generation import Generation, GenerationEndpoint
 from herdsman.api.v1alpha1.instruction_set import InstructionSet
 from herdsman.api.v1alpha1.model_server import ModelServer
 from herdsman.api.v1alpha1.secrets import SecretKeyRef
 from herdsman.api.v1alpha1.sources import ServerRef
 from herdsman.api.v1alpha1.status import Estimate, Reason
-from herdsman.core.environment import Entry, from_secret, no_hub
+from herdsman.core.environment import Entry, from_secret
 from herdsman.core.estimate import Sketch
 from herdsman.core.inputs import DATASET, FILES, SERVER, Inputs, Need
 from herdsman.core.jobs import Frame
+from herdsman.core.kinds import remote
 from herdsman.core.kinds.rules import RunKind
 from herdsman.core.plan_types import Problem
 from herdsman.core.site import Site
@@ -34,17 +36,23 @@ BYTES_A_RECORD = 2000
 
 
 def needs(resource: InstructionSet) -> Sequence[Need]:
-    """Return the given records in order, the examples, and the server that is asked."""
+    """Return the given records in order, the examples, and the server that is asked; what is downloaded is none."""
     spec = resource.spec
     found = [
-        Need(f"{SOURCES}[{place}].dataset", source.dataset, DATASET, part=TRAINING_PART)
-        for place, source in enumerate(spec.sources)
+        Need(field, dataset, DATASET, part=TRAINING_PART)
+        for field, dataset in _datasets(resource)
+        if dataset.chosen[0] not in remote.REMOTE
     ]
     if spec.generate is not None and spec.generate.seed_tasks is not None:
         found.append(Need(SEED_TASKS, spec.generate.seed_tasks.dataset, FILES))
     if spec.generate is not None and (server := spec.generate.endpoint.model_server) is not None:
         found.append(Need(ENDPOINT, ServerRef(model_server=server), SERVER))
     return found
+
+
+def problem(resource: InstructionSet) -> Problem | None:
+    """Return why given records cannot be downloaded, or None."""
+    return remote.problem(_datasets(resource))
 
 
 def contract(_resource: InstructionSet, inputs: Inputs, _world: World) -> Problem | None:
@@ -61,9 +69,12 @@ def contract(_resource: InstructionSet, inputs: Inputs, _world: World) -> Proble
 
 
 def environment(resource: InstructionSet, site: Site) -> Sequence[Entry]:
-    """Return the key of the endpoint, where the spec names one; that of a ModelServer only the server names."""
+    """Return where downloads find their hub and their credentials, and the key of the endpoint, where the spec names
+    one; that of a ModelServer only the server names.
+    """
     key = resource.spec.generate.endpoint.api_key if resource.spec.generate is not None else None
-    return [*no_hub(site), *([from_secret(ENDPOINT_KEY_VARIABLE, key)] if key is not None else [])]
+    asked = remote.environment([dataset for _, dataset in _datasets(resource)], site)
+    return [*asked, *([from_secret(ENDPOINT_KEY_VARIABLE, key)] if key is not None else [])]
 
 
 def keys(_resource: InstructionSet, inputs: Inputs) -> Sequence[Entry]:
@@ -78,7 +89,7 @@ def config(resource: InstructionSet, frame: Frame, inputs: Inputs, site: Site) -
     spec = resource.spec
     given = [
         RecordSource(
-            input=inputs.found[f"{SOURCES}[{place}].dataset"].to_input(site),
+            dataset=remote.dataset_input(field, source.dataset, inputs, site),
             format=source.format,
             columns=source.columns,
             conversations=source.conversations,
@@ -86,7 +97,7 @@ def config(resource: InstructionSet, frame: Frame, inputs: Inputs, site: Site) -
             max_records=source.max_records,
             weight=source.weight,
         )
-        for place, source in enumerate(spec.sources)
+        for source, (field, _) in zip(spec.sources, _datasets(resource), strict=True)
     ]
     return InstructionSetConfig(
         **frame.members(),
@@ -98,6 +109,11 @@ def config(resource: InstructionSet, frame: Frame, inputs: Inputs, site: Site) -
         held_out_fraction=spec.held_out_fraction,
         seed=spec.seed,
     )
+
+
+def _datasets(resource: InstructionSet) -> list[tuple[str, InstructionDataset]]:
+    """Return the datasets of the sources with the fields that name them."""
+    return [(f"{SOURCES}[{place}].dataset", source.dataset) for place, source in enumerate(resource.spec.sources)]
 
 
 def _generation(generate: Generation, inputs: Inputs, site: Site) -> GenerationConfig:
@@ -155,4 +171,6 @@ def sketch(resource: InstructionSet, _world: World) -> Sketch:
     return Sketch(Estimate(disk_gib=round(max(0.01, generate.records * BYTES_A_RECORD / (1 << 30)), 2)))
 
 
-RULES = RunKind(needs=needs, estimate=sketch, contract=contract, config=config, environment=environment, keys=keys)
+RULES = RunKind(
+    needs=needs, estimate=sketch, problem=problem, contract=contract, config=config, environment=environment, keys=keys
+)
