@@ -156,7 +156,13 @@ def test_a_restart_with_everything_present_writes_nothing_and_a_stop_is_quick(pl
     namespace, compute = place
     namespace.apply(imported("runs-on", compute))
     eventually(lambda: phase(namespace, "runs-on") == "Running", 60, "it does not run", operator.log)
-    time.sleep(5)
+
+    def nothing_moves() -> bool:
+        before = operator.writes()
+        time.sleep(8)
+        return operator.writes() == before
+
+    eventually(nothing_moves, 90, "what the tests before have made does not come to rest", operator.log)
     code, seconds = operator.stop()
     assert (code, seconds < 20) == (0, True)
     again = Operator(namespace, tmp_path / "again.log").ready()

@@ -29,6 +29,7 @@ def web(namespace, operator):
     reached(namespace, operator, "modelimport", "base", "Succeeded")
     pod = python_pod("web", SERVE, {"data": ("/data", on_claim("data"))})
     pod["metadata"]["labels"] = {"app": "web"}
+    pod["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
     service = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
     namespace.apply(pod, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": service})
     kubectl("-n", namespace.name, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
