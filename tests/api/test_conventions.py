@@ -122,3 +122,35 @@ def test_a_crd_is_small(path):
 def test_the_names_of_the_kinds_are_distinct():
     infos = KINDS.values()
     assert len({info.short for info in infos}) == len({info.plural for info in infos}) == len(KINDS)
+
+
+PAIRED = re.compile(r"self\.(\w+)\.all\((\w+), self\.(\w+)\.exists(?:_one)?\((\w+), \4\.(\w+) == \2\.\w+")
+"""A rule that holds every item of a list against every item of the same or of another one, by a string."""
+MOST_COST = 10_000_000
+"""What the API server lets one rule cost, in all the places in which its schema may occur."""
+
+
+def pairs(schema: dict[str, Any], times: int = 1) -> Iterator[tuple[str, float]]:
+    """Rules that compare pairs, with their cost as the API server estimates it: 0.4 for each character."""
+    for rule in (entry["rule"] for entry in schema.get("x-kubernetes-validations", ())):
+        for mine, _, other, _, member in PAIRED.findall(rule):
+            listed, held = schema["properties"][mine], schema["properties"][other]
+            text = held["items"]["properties"][member]
+            longest = max(map(len, text["enum"])) if "enum" in text else text["maxLength"]
+            yield rule, times * listed["maxItems"] * held["maxItems"] * longest * 0.4
+    for member in schema.get("properties", {}).values():
+        yield from pairs(member, times)
+    if "items" in schema:
+        yield from pairs(schema["items"], times * schema.get("maxItems", 10**9))
+
+
+def test_a_rule_over_pairs_costs_no_more_than_the_api_server_lets_it():
+    url = {"type": "string", "maxLength": 2000}
+    files = {"maxItems": 100, "items": {"properties": {"url": url}}}
+    rule = "self.files.all(f, self.files.exists_one(g, g.url == f.url))"
+    source = {"properties": {"files": files}, "x-kubernetes-validations": [{"rule": rule}]}
+    refused = {"properties": {"datasets": {"maxItems": 32, "items": {"properties": {"http": source}}}}}
+    assert [cost / MOST_COST for _, cost in pairs(refused)] == [pytest.approx(25.8, rel=0.02)], "as the API server said"
+    found = {rule: cost for kind in KINDS for rule, cost in pairs(crd_schema(kind)["properties"]["spec"])}
+    assert len(found) >= 4
+    assert {rule: cost for rule, cost in found.items() if cost > MOST_COST} == {}
