@@ -16,9 +16,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST_CLUSTER := ../shared/cluster/cluster
 # What of the cluster's tests is run; CI leaves out those that take longest.
 E2E_MARK ?= e2e
+# Tests of the cluster wait more than they compute; those that take longest begin first.
+E2E_WORKERS ?= 3
+E2E_FIRST := $(patsubst %,tests/e2e/test_%.py,quickstart server operator_runs weights)
+E2E_ORDER := $(E2E_FIRST) $(filter-out $(E2E_FIRST),$(sort $(wildcard tests/e2e/test_*.py)))
 # The chart's tests need helm, which comes with the cluster. What restarts the cluster's components goes last, alone.
 E2E = $(PYTEST) -n $(WORKERS) tests/chart && \
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "$(E2E_MARK) and not alone" tests/e2e \
+	$(PYTEST) -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder -m "$(E2E_MARK) and not alone" $(E2E_ORDER) \
 	$(if $(findstring not long,$(E2E_MARK)),,&& $(PYTEST) -m alone tests/e2e)
 
 .DEFAULT_GOAL := help
