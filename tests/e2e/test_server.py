@@ -30,7 +30,8 @@ while time.monotonic() < end:
     except urllib.error.HTTPError as error:
         found[f"{error.code} {error.read().decode()[:200]}"] += 1
     except OSError as error:
-        if not isinstance(getattr(error, "reason", error), socket.gaierror):  # else nobody was asked: the name server failed
+        # Where the name server has failed, nobody was asked.
+        if not isinstance(getattr(error, "reason", error), socket.gaierror):
             found[repr(error)] += 1
     time.sleep(0.02)
 print(json.dumps(found))
