@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from herdsman_trainer.benchmarks.choice_scores import letters_of
+from herdsman_trainer.corpora import find_text_files
+from herdsman_trainer.data.datasets import dataset_at
 from herdsman_trainer.merge_ranks import ranked_merges
 from herdsman_trainer.prompts import TEMPLATES, Message
 from herdsman_trainer.sentencepiece_merge import merge_sentencepiece
@@ -193,7 +195,8 @@ def test_documents_become_the_published_ids_and_blank_lines_are_none(merged, tmp
     corpus.mkdir()
     (corpus / "poem.txt").write_text("白日依山尽\n\n黄河入海流\n", encoding="utf-8")
     options = CorpusOptions("Line", add_bos=True, add_eos=False, held_out_fraction=0.0)
-    cache = build_or_open(tmp_path / "cache", corpus, load_tokenizer(merged), options)
+    datasets = [dataset_at(corpus, find_text_files)]
+    cache = build_or_open(tmp_path / "cache", datasets, load_tokenizer(merged), options)
     lines = ["1 39226 30325 33282 30329 32555", "1 36982 30828 30752 30581 31151"]
     assert list(map(int, cache.train)) == [each for line in lines for each in ids(line)]
 
