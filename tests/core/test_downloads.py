@@ -109,6 +109,12 @@ BAD_NAMES = {
         "files[0] is called x.gguf too",
         "another `path`",
     ),
+    "one URL twice": (
+        web("https://a.example/x.gguf", {"url": "https://a.example/x.gguf", "sha256": digest("x"), "path": "y.gguf"}),
+        "files[1]",
+        "files[0] has the same URL",
+        "Leave one of them out",
+    ),
 }
 
 

@@ -81,11 +81,30 @@ def kill_at(place, call, *, after=False):
     setattr(holder, last, dying)
 
 
-def killed(root, inputs, place, call, *, attempt=1, after=False, outputs=OUTPUTS):
-    """Run an attempt in a process of its own, which is killed."""
+def once_after(place, act):
+    """Do something when a method of ours has returned for the first time."""
+    module, _, name = place.partition(":")
+    outer, last = name.split(".")
+    holder = getattr(importlib.import_module(module), outer)
+    original = getattr(holder, last)
+
+    def acting(*args, **kwargs):
+        result = original(*args, **kwargs)
+        setattr(holder, last, original)
+        act()
+        return result
+
+    setattr(holder, last, acting)
+
+
+def killed(root, inputs, place, call, *, attempt=1, after=False, outputs=OUTPUTS, since=None):
+    """Run an attempt in a process of its own, which is killed; calls are counted `since` another one has returned."""
 
     def attempt_to_merge():
-        kill_at(place, call, after=after)
+        if since is None:
+            kill_at(place, call, after=after)
+        else:
+            once_after(since, lambda: kill_at(place, call, after=after))
         merge(root, *inputs, attempt=attempt, outputs=outputs)
 
     process = multiprocessing.get_context("fork").Process(target=attempt_to_merge)
@@ -103,13 +122,6 @@ BOUNDARIES = [
     ("before the first byte", f"{WEIGHTS}.draft_files:DraftFile.write", 1, False, 0),
     ("inside of a tensor", f"{WEIGHTS}.draft_files:DraftFile.write", 40, False, 0),
     ("before the first piece", f"{WEIGHTS}.appending:Appender._put_piece", 1, False, 0),
-    (
-        "after some pieces, whether or not a line speaks of them yet",
-        f"{WEIGHTS}.appending:Appender._put_piece",
-        60,
-        True,
-        0,
-    ),
     ("before the end of a file that is not a whole piece", f"{WEIGHTS}.appending:Appender.flush", 7, False, 0),
     ("after it", f"{WEIGHTS}.appending:Appender.flush", 7, True, 0),
     ("between two files of pth", f"{WEIGHTS}.pth_sink:PthSink._piece", 9, True, 0),
@@ -142,6 +154,16 @@ def test_what_was_killed_goes_on_and_ends_the_same(tmp_path, inputs, undisturbed
         "artifact",
         "progress.json",
     ]
+
+
+def test_killed_between_pieces_it_goes_on_from_the_first_line(tmp_path, inputs, undisturbed):
+    """Pieces are written by a thread of their own, so they are counted from the first line of the journal on."""
+    place = f"{WEIGHTS}.appending:Appender._put_piece"
+    killed(tmp_path, inputs, place, 5, after=True, since=f"{WEIGHTS}.merge_journal:Journal.append")
+    artifact, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
+    assert verify_artifact(directory, "Digests").files == undisturbed[1]
+    assert artifact.digest == undisturbed[0].digest
+    assert taken_up(directory) >= 1
 
 
 def test_killed_after_it_has_its_name_it_is_complete(tmp_path, inputs, undisturbed):

@@ -111,8 +111,9 @@ def _secrets(sources: Sequence[Remote]) -> dict[str, SecretKeyRef]:
 
 
 def bad_names(place_of: str, source: HttpSource) -> Problem | None:
-    """Return that a file's name is none, or is that of another file, or None."""
+    """Return that a file's name is none, or that name or URL are those of another file, or None."""
     taken: dict[str, int] = {}
+    urls: dict[str, int] = {}
     for place, file in enumerate(source.files):
         field, name = f"{place_of}.files[{place}]", file.name
         if file.path is None and (re.fullmatch(RELATIVE_PATH, name) is None or name == "."):
@@ -130,5 +131,12 @@ def bad_names(place_of: str, source: HttpSource) -> Problem | None:
                 hint="Give one of them another `path`.",
                 field=field,
             )
-        taken[name] = place
+        if file.url in urls:
+            return Problem(
+                Reason.INVALID_SPEC,
+                f"{field}: files[{urls[file.url]}] has the same URL.",
+                hint="Leave one of them out: each URL may stand in files once.",
+                field=field,
+            )
+        taken[name] = urls[file.url] = place
     return None
