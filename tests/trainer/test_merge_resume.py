@@ -2,9 +2,12 @@
 
 import errno
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from herdsman_trainer.steps import lora_merge
 from herdsman_trainer.tokenizers import copy_tokenizer
 from herdsman_trainer.weights import appending, merge_pass
 from herdsman_trainer.weights.merge import Merge
+from herdsman_trainer.weights.merge_journal import Journal
 from merges import merge, merge_config
 from tiny import tiny_llama, tiny_sentencepiece
 
@@ -81,36 +85,38 @@ def kill_at(place, call, *, after=False):
     setattr(holder, last, dying)
 
 
-def once_after(place, act):
-    """Do something when a method of ours has returned for the first time."""
-    module, _, name = place.partition(":")
-    outer, last = name.split(".")
-    holder = getattr(importlib.import_module(module), outer)
-    original = getattr(holder, last)
-
-    def acting(*args, **kwargs):
-        result = original(*args, **kwargs)
-        setattr(holder, last, original)
-        act()
-        return result
-
-    setattr(holder, last, acting)
-
-
-def killed(root, inputs, place, call, *, attempt=1, after=False, outputs=OUTPUTS, since=None):
-    """Run an attempt in a process of its own, which is killed; calls are counted `since` another one has returned."""
+def killed(root, inputs, die, *, attempt=1, outputs=OUTPUTS):
+    """Run an attempt in a process of its own, which is killed at a place that `die` prepares."""
 
     def attempt_to_merge():
-        if since is None:
-            kill_at(place, call, after=after)
-        else:
-            once_after(since, lambda: kill_at(place, call, after=after))
+        die()
         merge(root, *inputs, attempt=attempt, outputs=outputs)
 
     process = multiprocessing.get_context("fork").Process(target=attempt_to_merge)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def die_between_pieces(number, timeout):
+    """Let this process die before a piece that no line of the journal speaks of, once the journal has its first line.
+
+    Pieces are written by a thread of their own, and the journal by another: the piece waits for the line.
+    """
+    written, pieces = threading.Event(), itertools.count(1)
+    append, put = Journal.append, appending.Appender._put_piece
+
+    def appending_a_line(self, progress):
+        append(self, progress)
+        written.set()
+
+    def putting(self, data, place):
+        if next(pieces) == number:
+            assert written.wait(timeout), "the first line of the journal waits for pieces that come later"
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(self, data, place)
+
+    Journal.append, appending.Appender._put_piece = appending_a_line, putting
 
 
 def taken_up(directory):
@@ -144,7 +150,7 @@ BOUNDARIES = [
     ("place", "call", "after", "at_least"), [case[1:] for case in BOUNDARIES], ids=[case[0] for case in BOUNDARIES]
 )
 def test_what_was_killed_goes_on_and_ends_the_same(tmp_path, inputs, undisturbed, place, call, after, at_least):
-    killed(tmp_path, inputs, place, call, after=after)
+    killed(tmp_path, inputs, partial(kill_at, place, call, after=after))
     assert not (tmp_path / "work/artifact").exists(), "a half-written model was called complete"
     artifact, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
     assert verify_artifact(directory, "Digests").files == undisturbed[1]
@@ -157,9 +163,7 @@ def test_what_was_killed_goes_on_and_ends_the_same(tmp_path, inputs, undisturbed
 
 
 def test_killed_between_pieces_it_goes_on_from_the_first_line(tmp_path, inputs, undisturbed):
-    """Pieces are written by a thread of their own, so they are counted from the first line of the journal on."""
-    place = f"{WEIGHTS}.appending:Appender._put_piece"
-    killed(tmp_path, inputs, place, 5, after=True, since=f"{WEIGHTS}.merge_journal:Journal.append")
+    killed(tmp_path, inputs, lambda: die_between_pieces(90, timeout=60))
     artifact, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
     assert verify_artifact(directory, "Digests").files == undisturbed[1]
     assert artifact.digest == undisturbed[0].digest
@@ -167,7 +171,7 @@ def test_killed_between_pieces_it_goes_on_from_the_first_line(tmp_path, inputs, 
 
 
 def test_killed_after_it_has_its_name_it_is_complete(tmp_path, inputs, undisturbed):
-    killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.remove", 1)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.remove", 1))
     assert verify_artifact(tmp_path / "work/artifact", "Digests").files == undisturbed[1]
     artifact, _ = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
     assert artifact.digest == undisturbed[0].digest
@@ -175,14 +179,19 @@ def test_killed_after_it_has_its_name_it_is_complete(tmp_path, inputs, undisturb
 
 def test_killed_again_and_again_it_comes_to_its_end(tmp_path, inputs, undisturbed):
     for attempt in range(1, 5):
-        killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.append", 2, attempt=attempt, after=True)
+        killed(
+            tmp_path,
+            inputs,
+            partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.append", 2, after=True),
+            attempt=attempt,
+        )
     _, directory = merge(tmp_path, *inputs, attempt=5, outputs=OUTPUTS)
     assert read_manifest(directory).files == undisturbed[1]
     assert taken_up(directory) > 10
 
 
 def test_finished_tensors_are_not_computed_again(tmp_path, inputs, monkeypatch):
-    killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.append", 3, after=True)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.append", 3, after=True))
     computed, rows = [], Merge.rows
     monkeypatch.setattr(
         Merge, "rows", lambda self, name, multiple=1: computed.append(name) or rows(self, name, multiple)
@@ -218,7 +227,7 @@ def spoil(path):
 def test_what_does_not_lie_there_as_it_was_written_is_not_trusted(
     tmp_path, inputs, undisturbed, damage, pattern, caplog
 ):
-    killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True))
     damage(min((tmp_path / "work/artifact.tmp-1").glob(pattern)))
     _, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
     assert verify_artifact(directory, "Digests").files == undisturbed[1]
@@ -228,7 +237,7 @@ def test_what_does_not_lie_there_as_it_was_written_is_not_trusted(
 
 def test_a_merge_of_something_else_begins_anew(tmp_path, inputs):
     base, adapters = inputs
-    killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True))
     changed = MergeOutputs.model_validate({"huggingface": {}})
     _, directory = merge(tmp_path, base, adapters, attempt=2, outputs=changed)
     assert taken_up(directory) == 0
@@ -238,7 +247,7 @@ def test_a_merge_of_something_else_begins_anew(tmp_path, inputs):
 
 
 def test_a_journal_whose_last_line_was_cut_is_read_up_to_it(tmp_path, inputs, undisturbed):
-    killed(tmp_path, inputs, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.merge_journal:Journal.append", 4, after=True))
     journal = tmp_path / "work/merge.journal"
     journal.write_bytes(journal.read_bytes()[:-20])
     _, directory = merge(tmp_path, *inputs, attempt=2, outputs=OUTPUTS)
@@ -297,7 +306,7 @@ def test_room_is_asked_for_what_is_not_written_yet(tmp_path, inputs, monkeypatch
         merge(tmp_path, *inputs, outputs=OUTPUTS)
     assert caught.value.reason == "DiskFull"
     room["bytes"] = 1 << 40
-    killed(tmp_path, inputs, f"{WEIGHTS}.safetensors_sink:SafetensorsSink.finish", 1, attempt=2)
+    killed(tmp_path, inputs, partial(kill_at, f"{WEIGHTS}.safetensors_sink:SafetensorsSink.finish", 1), attempt=2)
     room["bytes"] = 2_000_000
     _, directory = merge(tmp_path, *inputs, attempt=3, outputs=OUTPUTS)
     assert taken_up(directory) > 10
