@@ -143,6 +143,16 @@ LESS = [
         {"compute": EIGHT, "deepspeed": {"zeroStage": 2}},
         {"compute": EIGHT, "deepspeed": {"zeroStage": 3}},
     ),
+    (
+        "FSDP after ZeRO 2",
+        {"compute": EIGHT, "deepspeed": {"zeroStage": 2}},
+        {"compute": EIGHT, "fsdp": {}},
+    ),
+    (
+        "FSDP that gives up what it has used",
+        {"compute": EIGHT, "fsdp": {"reshardAfterForward": False}},
+        {"compute": EIGHT, "fsdp": {}},
+    ),
     ("offloading", {}, {"deepspeed": {"zeroStage": 2, "offload": "optimizer"}}),
     ("a smaller rank", {"lora": {"rank": 64}}, {}),
     ("no embeddings", {}, {"lora": {"trainFully": []}}),

@@ -133,6 +133,14 @@ def test_on_gpus_the_presets_numbers_hold():
     assert read.launch.processes_per_node == 2
 
 
+def test_fsdp_takes_the_place_of_the_presets_deepspeed():
+    recipe = {"fsdp": {}, "precision": "bf16"}
+    read = config(checked(pretrain_job(recipe=recipe, compute={"gpusPerNode": 2})))
+    assert read.deepspeed is None
+    assert read.recipe.deepspeed is None
+    assert read.recipe.fsdp.reshard_after_forward
+
+
 @pytest.mark.parametrize("resource", [pretrain_job(), sft_job()], ids=["PretrainJob", "SFTJob"])
 def test_on_the_cpu_what_is_not_said_becomes_what_a_cpu_can_do(resource):
     read = config(resource)
@@ -165,6 +173,13 @@ INVALID = [
         "spec.recipe.precision",
         "fp16 needs a GPU",
         "bf16 or float32",
+    ),
+    (
+        "fp16, which the preset says, with FSDP",
+        pretrain_job(recipe={"fsdp": {}}, compute={"gpusPerNode": 2}),
+        "spec.recipe.precision",
+        "not with fsdp",
+        "bf16, or recipe.deepspeed",
     ),
     (
         "fp16 without a GPU, tuning",

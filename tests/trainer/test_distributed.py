@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import training_configs as build
 from herdsman.api.v1alpha1.divergence import Divergence
-from herdsman.api.v1alpha1.recipes import Batch, Checkpoints, DeepSpeed
+from herdsman.api.v1alpha1.recipes import Batch, Checkpoints, DeepSpeed, Fsdp
 from herdsman_trainer.distributed import PeerFailed, Processes, connected
 from herdsman_trainer.errors import BadInput, Interrupted, Temporary
 from herdsman_trainer.run_context import RunContext
@@ -178,6 +178,37 @@ def test_zero_reaches_the_weights_of_one_process(zero_home, settings):
     assert_same_weights(zero_home, settings, modules=settings == "zero3")
 
 
+def each_with_its_part(work):
+    """The job, looking at every update whether a process holds half of everything and no more."""
+
+    def run():
+        from herdsman_trainer.fsdp_engine import FsdpEngine
+
+        update, looked = FsdpEngine.update, []
+
+        def looking(self, rate):
+            done = update(self, rate)
+            for whole in self._parameters:
+                moments = self._optimizer.state[whole]["exp_avg"]
+                assert whole.to_local().shape[0] <= -(-whole.shape[0] // 2)
+                assert moments.to_local().shape == whole.to_local().shape
+            looked.append(done)
+            return done
+
+        FsdpEngine.update = looking
+        work()
+        assert len(looked) == 6
+
+    return run
+
+
+@pytest.mark.parametrize("reshard", [True, False], ids=["resharding", "keeping"])
+def test_fsdp_reaches_the_weights_of_one_process(home, reshard):
+    work = f"fsdp-{reshard}"
+    assert as_ranks(each_with_its_part(job(home, work, fsdp=Fsdp(reshard_after_forward=reshard)))) == [0, 0]
+    assert_same_weights(home, work, modules=True)
+
+
 @needs_deepspeed
 def test_documents_apart_are_the_same_to_both_ways_of_computing(zero_home):
     """A single process packs documents as sequences of their own, ZeRO-3 masks them for transformers' modules."""
@@ -204,12 +235,12 @@ def test_any_number_of_processes_and_nodes_and_any_engine_continues_a_checkpoint
     assert as_ranks(cut(2, deepspeed=ZERO["zero3"])) == [0, 0]
     assert as_ranks(cut(3, deepspeed=ZERO["zero2"]), nodes=2) == [0, 0]
     assert as_ranks(cut(4), nodes=2) == [0, 0]
-    assert as_ranks(cut(5, deepspeed=ZERO["zero1"])) == [0, 0]
-    assert in_child(job(zero_home, "chain", attempt=6)) == 0
+    assert as_ranks(cut(5, fsdp=Fsdp())) == [0, 0]
+    assert as_ranks(job(zero_home, "chain", attempt=6, deepspeed=ZERO["zero1"])) == [0, 0]
     assert_same_weights(zero_home, "chain", modules=True)
     attempts = [json.loads(line) for line in (zero_home / "chain" / "attempts.jsonl").read_text().splitlines()]
     told = [(line["resumed_from_step"], line["processes"]) for line in attempts]
-    assert told == [(None, 1), (1, 2), (2, 2), (3, 2), (4, 2), (5, 1)]
+    assert told == [(None, 1), (1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]
 
 
 def poisoned(work, step, here):
@@ -272,13 +303,22 @@ def test_what_the_writing_thread_of_rank_0_meets_ends_all_ranks(home):
     assert as_ranks(run) == [0, 0]
 
 
-@needs_deepspeed
-def test_zero_3_goes_on_from_a_checkpoint_in_bf16(zero_home):
-    assert in_child(job(zero_home, "half", precision="bf16")) == 0
+@pytest.mark.parametrize(
+    "spread",
+    [
+        pytest.param({"deepspeed": ZERO["zero3"]}, marks=needs_deepspeed, id="zero3"),
+        pytest.param({"fsdp": Fsdp()}, id="fsdp"),
+    ],
+)
+def test_what_is_spread_goes_on_from_a_checkpoint_in_bf16(request, home, spread):
+    if "deepspeed" in spread:
+        request.getfixturevalue("zero_home")
+    name = "-".join(spread)
+    assert in_child(job(home, f"half-{name}", precision="bf16")) == 0
     for attempt, stop in ((1, 3), (2, None)):
-        work = job(zero_home, "zhalf", attempt=attempt, stop_after=stop, deepspeed=ZERO["zero3"], precision="bf16")
+        work = job(home, f"spread-{name}", attempt=attempt, stop_after=stop, precision="bf16", **spread)
         assert as_ranks(work) == [0, 0]
-    theirs, mine = (losses(zero_home, work) for work in ("half", "zhalf"))
+    theirs, mine = (losses(home, f"{work}-{name}") for work in ("half", "spread"))
     assert mine == pytest.approx(theirs, rel=1e-4)
     assert len(mine) == 6
 

@@ -11,6 +11,7 @@ from herdsman_trainer.deepspeed_engine import DeepSpeedEngine
 from herdsman_trainer.distributed import Processes
 from herdsman_trainer.engines import Engine, PlainEngine
 from herdsman_trainer.errors import BadInput
+from herdsman_trainer.fsdp_engine import FsdpEngine
 from herdsman_trainer.fused.memory import CPU_TOKENS, micro_batch
 from herdsman_trainer.fused.model import FusedModel, place_dropout, why_not
 from herdsman_trainer.lora import TrainedModel
@@ -45,7 +46,7 @@ def global_batch(config: TrainingJob, processes: Processes, length: int) -> Glob
 def make_engine(
     config: TrainingJob, model: TrainedModel, objective: Objective, processes: Processes, batch: GlobalBatch
 ) -> Engine:
-    """Return DeepSpeed's engine where the recipe asks for ZeRO and there is something to spread, else the plain one."""
+    """Return the engine that the recipe asks for where there is something to spread, else the plain one."""
     recipe, settings = config.recipe, config.deepspeed
     dtype = compute_dtype(recipe.precision or "float32", processes.device.type)
     decay, norm = recipe.weight_decay or 0.0, recipe.max_grad_norm or 1.0
@@ -64,6 +65,8 @@ def make_engine(
         )
     if settings is not None and settings.zero_stage > 0:
         _log.info("ZeRO-%d has nothing to spread over one process: training without it.", settings.zero_stage)
+    if recipe.fsdp is not None and processes.world_size > 1:
+        return FsdpEngine(model, objective, processes, recipe.fsdp, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
     return PlainEngine(model, objective, processes, dtype=dtype, weight_decay=decay, max_grad_norm=norm)
 
 
@@ -78,6 +81,8 @@ def make_objective(config: TrainingJob, model: TrainedModel, processes: Processe
     spread = settings is not None and spreads(settings, processes.world_size)
     if settings is not None and settings.zero_stage == 3 and spread:
         reason = reason or "ZeRO-3 spreads its weights"
+    if recipe.fsdp is not None and processes.world_size > 1:
+        reason = reason or "FSDP spreads its weights"
     if reason is None:
         recompute = recipe.recompute or "None"
         return FusedModel(

@@ -94,7 +94,7 @@ class PlainEngine:
         weight_decay: float,
         max_grad_norm: float,
     ) -> None:
-        self._model = model
+        self._trained = model.trained
         self._objective = objective
         self._processes = processes
         self._max_grad_norm = max_grad_norm
@@ -120,10 +120,10 @@ class PlainEngine:
     def update(self, rate: float) -> Update:
         """Sum, clip and step; a gradient that is not finite changes nothing (and halves the loss scale of fp16)."""
         set_learning_rate(self._optimizer, rate)
-        self._processes.sum_gradients(self._parameters)
+        self._sum_gradients()
         self._scaler.unscale_(self._optimizer)
         gradients = [item.grad for item in self._parameters if item.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
+        total = self._whole(torch.nn.utils.get_total_norm(gradients))
         norm = float(total)
         if not norm <= self._max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, total)
@@ -159,24 +159,27 @@ class PlainEngine:
         return {UPDATES: updates, LOSS_SCALE: scaler["scale"], GROWTH_TRACKER: float(scaler["_growth_tracker"])}
 
     def gather(self, entry: str, name: str) -> torch.Tensor:
-        """Return a parameter or its moment, which every rank has; zeros for one that has no moment yet."""
-        parameter = self._model.trained[name]
+        """Return a parameter or its moment; zeros for one that has no moment yet."""
+        parameter = self._trained[name]
         if entry == PARAMETER:
-            return parameter
+            return self._whole(parameter)
         moment: torch.Tensor | None = self._optimizer.state.get(parameter, {}).get(entry)
-        return torch.zeros(parameter.shape) if moment is None else moment
+        return torch.zeros(parameter.shape) if moment is None else self._whole(moment)
 
     def load(self, directory: Path) -> None:
         """Read the state; every rank reads the same file."""
         state = StateReader(directory)
         updates = state.scalar(UPDATES)
-        for name, parameter in self._model.trained.items():
+        for name, parameter in self._trained.items():
             with torch.no_grad():
-                parameter.copy_(state.tensor(PARAMETER, name))
-            # in the order in memory that the parameter has, which the fused optimizer takes for granted
-            moments = {
-                entry: torch.empty_like(parameter).copy_(state.tensor(entry, name)).detach() for entry in MOMENTS
-            }
+                parameter.copy_(self._part(state.tensor(PARAMETER, name), parameter))
+                # in the order in memory that the parameter has, which the fused optimizer takes for granted
+                moments = {
+                    entry: torch.empty_like(parameter, requires_grad=False).copy_(
+                        self._part(state.tensor(entry, name), parameter)
+                    )
+                    for entry in MOMENTS
+                }
             self._optimizer.state[parameter] = {"step": torch.tensor(updates), **moments}
             HEART.beat()
         if self._scaler.is_enabled():
@@ -190,7 +193,19 @@ class PlainEngine:
         """Return the trained parameters on rank 0."""
         if not self._processes.is_first:
             return {}
-        return {name: item.detach().to("cpu") for name, item in self._model.trained.items()}
+        return {name: item.detach().to("cpu") for name, item in self._trained.items()}
+
+    def _sum_gradients(self) -> None:
+        """Give every rank the sum of all ranks' gradients, as far as it holds them."""
+        self._processes.sum_gradients(self._parameters)
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a parameter, or what has its form, as all ranks hold it together."""
+        return tensor
+
+    def _part(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Return what this rank holds of a whole tensor where `like` is a parameter of its shape."""
+        return whole
 
 
 def overflow_streak() -> Diverged:

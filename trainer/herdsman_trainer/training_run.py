@@ -38,6 +38,7 @@ NOT_MATHEMATICS = {
     "evaluate_every_steps",
     "recompute",
     "deepspeed",
+    "fsdp",
     "divergence",
     "samples",
 }

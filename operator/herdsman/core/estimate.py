@@ -118,9 +118,7 @@ def training(load: TrainingLoad) -> Sketch:
 
 def training_bytes(load: TrainingLoad) -> float:
     """Return the peak memory of one GPU; the formula stands at the top of the module."""
-    zero = load.recipe.deepspeed
-    stage = zero.zero_stage if zero is not None else 0
-    offload = zero.offload if zero is not None else "none"
+    stage, offload = _spread(load.recipe)
     item = 2 if load.half else 4
 
     def share(from_stage: int) -> float:
@@ -133,6 +131,14 @@ def training_bytes(load: TrainingLoad) -> float:
     weights = (frozen + trained * 4 + (copied * 2 if load.half else 0)) * share(3) * (offload != "all")
     state = trained * 4 * share(2) + trained * 8 * share(1) * (offload == "none")
     return (weights + state + _activations(load, item)) * (ALLOCATOR if load.stage == "Full" else 1.0)
+
+
+def _spread(recipe: PretrainRecipe | SFTRecipe) -> tuple[int, str]:
+    """Return the stage of ZeRO that spreads as much, and what is kept in the host's memory."""
+    if recipe.fsdp is not None:
+        return (3 if recipe.fsdp.reshard_after_forward else 2), "none"
+    zero = recipe.deepspeed
+    return (zero.zero_stage, zero.offload) if zero is not None else (0, "none")
 
 
 def _activations(load: TrainingLoad, item: int) -> float:

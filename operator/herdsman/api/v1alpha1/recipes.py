@@ -64,6 +64,14 @@ class DeepSpeed(ApiModel):
     """What is kept in the host's memory."""
 
 
+class Fsdp(ApiModel):
+    """PyTorch's own sharding of weights, gradients and the optimizer's state over the processes (FSDP2)."""
+
+    reshard_after_forward: bool = True
+    """Whether a layer gives its weights up after its forward pass and fetches them again for the backward pass, which
+    saves memory; else they are fetched once a micro-batch, and a GPU holds all of them for that long."""
+
+
 class Checkpoints(ApiModel):
     """How often the state is saved and how much of it is kept."""
 
@@ -95,10 +103,17 @@ _BEST_RULE = (
 )
 
 
+_FSDP = "fsdp and deepspeed both spread the training over the processes: set one of them"
+_FSDP_RULE = "!has(self.fsdp) || !has(self.deepspeed) || self.deepspeed.zeroStage == 0"
+_WHOLE = "fsdp shards weights as they are: leave baseFormat at Native, or train without fsdp"
+_WHOLE_RULE = "!has(self.fsdp) || !has(self.baseFormat) || self.baseFormat == 'Native'"
+_RULES = ((_BEST_RULE, _BEST), (_FSDP_RULE, _FSDP), (_WHOLE_RULE, _WHOLE))
+
+
 class TrainingRecipe(ApiModel):
     """What pre-training and instruction tuning share."""
 
-    model_config = ConfigDict(json_schema_extra=cel((_BEST_RULE, _BEST)))
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
 
     preset: Preset = "chinese-llama-v1"
     """The published recipe whose values fill every field that is not set here."""
@@ -129,7 +144,9 @@ class TrainingRecipe(ApiModel):
     """What is computed again in the backward pass to save memory: Full is gradient checkpointing, about a third slower;
     Selective gate and up alone, a seventh slower. The least that the memory allows, unless set."""
     deepspeed: DeepSpeed | None = None
-    """DeepSpeed's ZeRO; the preset's stage on GPUs and none on the CPU, unless set."""
+    """DeepSpeed's ZeRO; the preset's stage on GPUs and none on the CPU or with fsdp, unless set."""
+    fsdp: Fsdp | None = None
+    """Sharding by PyTorch itself, instead of DeepSpeed: for a base that one GPU cannot hold. Not with fp16."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     """Saving."""
     evaluate_every_steps: int | None = Field(default=None, ge=1, le=1000000)
@@ -149,9 +166,13 @@ class TrainingRecipe(ApiModel):
     """The seed of order, dropout and initialisation."""
 
     @model_validator(mode="after")
-    def _best_is_evaluated(self) -> Self:
+    def _rules(self) -> Self:
         if self.checkpoints.best and self.evaluate_every_steps is None:
             raise ValueError(_BEST)
+        if self.fsdp is not None and self.deepspeed is not None and self.deepspeed.zero_stage > 0:
+            raise ValueError(_FSDP)
+        if self.fsdp is not None and self.base_format != "Native":
+            raise ValueError(_WHOLE)
         return self
 
 
@@ -164,7 +185,7 @@ _DOCUMENTS_RULE = (
 class PretrainRecipe(TrainingRecipe):
     """Continued pre-training."""
 
-    model_config = ConfigDict(json_schema_extra=cel((_BEST_RULE, _BEST), (_DOCUMENTS_RULE, _DOCUMENTS)))
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES, (_DOCUMENTS_RULE, _DOCUMENTS)))
 
     block_size: int | None = Field(default=None, ge=8, le=131072)
     """Tokens of one sequence."""
@@ -298,24 +319,29 @@ def _fill(given: R, preset: R) -> R:
 
 
 def resolve_pretrain(recipe: PretrainRecipe, stage: Stage) -> PretrainRecipe:
-    """Return the recipe with its preset's values filled in; maxSteps or maxTokens, where given, replace epochs.
+    """Return the recipe with its preset's values filled in; maxSteps or maxTokens replace epochs, fsdp deepspeed.
 
     Stage EmbeddingsOnly trains embed_tokens alone, as the published figure of 2.97 % trainable parameters tells.
     """
     full = _fill(recipe, PRETRAIN_PRESETS[recipe.preset])
     if stage == "EmbeddingsOnly" and recipe.lora.train_fully is None:
         full = full.model_copy(update={"lora": full.lora.model_copy(update={"train_fully": ["embed_tokens"]})})
-    return _with_one_length(full)
+    return _without_what_is_replaced(full, recipe)
 
 
 def resolve_sft(recipe: SFTRecipe) -> SFTRecipe:
-    """Return the recipe with its preset's values filled in; maxSteps or maxTokens, where given, replace epochs."""
-    return _with_one_length(_fill(recipe, SFT_PRESETS[recipe.preset]))
+    """Return the recipe with its preset's values filled in; maxSteps or maxTokens replace epochs, fsdp deepspeed."""
+    return _without_what_is_replaced(_fill(recipe, SFT_PRESETS[recipe.preset]), recipe)
 
 
 T = TypeVar("T", bound=TrainingRecipe)
 
 
-def _with_one_length(recipe: T) -> T:
-    given = recipe.max_steps is not None or recipe.max_tokens is not None
-    return recipe.model_copy(update={"epochs": None}) if given else recipe
+def _without_what_is_replaced(full: T, given: T) -> T:
+    """Leave out what the preset says and the manifest says by another field."""
+    replaced: dict[str, None] = {}
+    if given.max_steps is not None or given.max_tokens is not None:
+        replaced["epochs"] = None
+    if given.fsdp is not None and given.deepspeed is None:
+        replaced["deepspeed"] = None
+    return full.model_copy(update=replaced)

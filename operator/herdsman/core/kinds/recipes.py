@@ -38,6 +38,12 @@ def problem(given: TrainingRecipe, resolved: TrainingRecipe, compute: Compute) -
             "fp16 needs a GPU, and spec.compute.gpusPerNode is 0.",
             "Set recipe.precision to bf16 or float32, or leave it out; or ask for GPUs.",
         )
+    if resolved.fsdp is not None and resolved.precision == "fp16":
+        return _invalid(
+            "spec.recipe.precision",
+            "fp16 is trained with a loss scale, which goes with DeepSpeed and not with fsdp.",
+            "Set recipe.precision to bf16, or recipe.deepspeed instead of recipe.fsdp.",
+        )
     sequences, world = resolved.batch.global_sequences or 1, compute.world_size
     micro = given.batch.micro_sequences or 1
     if sequences % (world * micro):
