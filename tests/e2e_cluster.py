@@ -1,7 +1,12 @@
 """How the tests talk to a real API server: kubectl, and its proxy for answers with the paths of the wrong fields."""
 
+import contextlib
+import fcntl
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +17,17 @@ def kubectl(*arguments: str) -> str:
     ran = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, f"kubectl {' '.join(arguments)}: {ran.stderr}"
     return ran.stdout
+
+
+@contextlib.contextmanager
+def crds_to_oneself() -> Iterator[None]:
+    """Let no other process of these tests change the CRDs meanwhile, of which a cluster has one set.
+
+    Argo CD would heal what an older chart has installed, and be told of changes that nobody made in its repository.
+    """
+    with (Path(tempfile.gettempdir()) / "herdsman-e2e-crds.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import yaml
 
 from admission import PROJECT
 from builders import CLUSTER, failed, finished, model_import, pretrain_job, suspended, with_status, world
-from e2e_cluster import kubectl
+from e2e_cluster import crds_to_oneself, kubectl
 from e2e_images import TEST_CLUSTER, image, parts
 from e2e_operator import Namespace
 from e2e_runs import base, filled_claim, training
@@ -124,7 +124,8 @@ def repository(tmp_path) -> Repository:
 @pytest.fixture
 def application(argocd, repository, request, tmp_path) -> Iterator[Application]:
     made = Application(repository, request.param())
-    yield made
+    with crds_to_oneself():
+        yield made
     kubectl("-n", "argocd", "delete", "application", made.name, "--ignore-not-found")
     kubectl("delete", "namespace", made.name, "--ignore-not-found", "--wait=false")
     roles = (f"{made.name}-herdsman-{role}" for role in ("view", "edit"))

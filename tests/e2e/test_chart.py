@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from admission import PROJECT
-from e2e_cluster import kubectl
+from e2e_cluster import crds_to_oneself, kubectl
 from e2e_images import image, parts
 from e2e_operator import Namespace
 from e2e_runs import base, filled_claim, reached, training
@@ -75,6 +75,13 @@ def older(chart: Path) -> Path:
     return chart
 
 
+@pytest.fixture
+def crds_alone() -> Iterator[None]:
+    with crds_to_oneself():
+        yield
+
+
+@pytest.mark.usefixtures("crds_alone")
 def test_an_upgrade_takes_the_crds_along_and_an_uninstallation_leaves_them_and_every_resource(namespace, tmp_path):
     installed(namespace, older(tmp_path / "older"), replicas=0)
     before = columns("tokenizermerges")
