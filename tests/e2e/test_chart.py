@@ -172,13 +172,13 @@ def test_an_upgrade_with_a_run_at_work_restarts_no_pod_of_it(crds, tmp_path):
     try:
         filled_claim(namespace, tmp_path)
         operator = {"operator": parts(image("operator"))}
-        installed(namespace.name, older(tmp_path / "older"), images={**operator, "trainer": trainer})
-        recipe = {"maxSteps": 1200, "checkpoints": {"everySteps": 100}}
-        namespace.apply(base(), training("long", recipe=recipe))
-        reached(namespace, None, "pretrainjob", "long", "Running")
-        before = lives(namespace, "long")
-
-        installed(namespace.name, images={**operator, "trainer": {**trainer, "tag": "the-next-one"}})
+        with crds_to_oneself():
+            installed(namespace.name, older(tmp_path / "older"), images={**operator, "trainer": trainer})
+            recipe = {"maxSteps": 1200, "checkpoints": {"everySteps": 100}}
+            namespace.apply(base(), training("long", recipe=recipe))
+            reached(namespace, None, "pretrainjob", "long", "Running")
+            before = lives(namespace, "long")
+            installed(namespace.name, images={**operator, "trainer": {**trainer, "tag": "the-next-one"}})
         assert lives(namespace, "long") == before
         status = reached(namespace, None, "pretrainjob", "long", "Succeeded", 400)
         assert lives(namespace, "long") == before

@@ -47,7 +47,7 @@ def documents(path: Any) -> list[dict[str, Any]]:
 
 
 def shortened(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest that trains a few steps only and evaluates on little, without the thresholds that this cannot reach."""
+    """A manifest that trains a few steps and evaluates on little, without the thresholds that this cannot reach."""
     spec = manifest["spec"]
     if WHOLE:
         return manifest
