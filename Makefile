@@ -45,7 +45,7 @@ quickstart: install ## teach a real Llama a new language on this machine, from m
 	$(BIN)/herdsman run examples/quickstart
 	$(BIN)/python examples/quickstart/compare.py
 
-smollm2-zh: install ## the same in earnest: 15 minutes, verified, out as four bits a weight, served by llama.cpp
+smollm2-zh: install ## the same in earnest: some 17 minutes, verified, out as four bits a weight, served by llama.cpp
 	$(BIN)/python examples/smollm2-zh/prepare.py
 	$(BIN)/herdsman run examples/smollm2-zh
 	$(BIN)/python examples/smollm2-zh/compare.py
