@@ -35,10 +35,9 @@ from tiny import tiny_llama
 from waiting import wait_until
 
 PROGRAM = os.environ.get("HERDSMAN_VLLM")
-pytestmark = [
-    pytest.mark.skipif(PROGRAM is None, reason="needs vLLM: make vllm"),
-    pytest.mark.timeout(600),
-]
+if PROGRAM is None:
+    pytest.skip("needs vLLM: make vllm", allow_module_level=True)
+pytestmark = pytest.mark.timeout(600)
 GREEDY = Sampling(max_tokens=16, temperature=0, top_p=1, top_k=0, repetition_penalty=1.0)
 PROMPT = [1, 40, 50, 60, 70]
 NOBODY_STOPS = frozenset()

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from herdsman_server.answers import ENGINE_FAILED, Answer
-from herdsman_server.connection import ClientLeftError, while_connected
+from herdsman_server.connection import ClientLeftError, WatchedStream, while_connected
 from herdsman_server.engine import ServedModel
 from herdsman_server.gate import check_prompt, check_streams
 from herdsman_server.generations import Answers, GenerationFailedError
@@ -70,7 +70,7 @@ async def complete(
     if body.stream:
         chunks = _released(queue, answers, answer.stream(events), lambda: seconds.observe(_since(began)))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(chunks, media_type="text/event-stream; charset=utf-8", headers=headers)
+        return WatchedStream(chunks, media_type="text/event-stream; charset=utf-8", headers=headers)
     try:
         return JSONResponse(reshape(await answer.whole(events)))
     except GenerationFailedError:

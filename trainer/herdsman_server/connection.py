@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from starlette.requests import Request
-
-POLL_SECONDS = 0.2
-"""How often a waiting request looks whether its client is still there."""
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
 
@@ -17,7 +16,7 @@ class ClientLeftError(Exception):
 
 
 async def while_connected(request: Request, events: AsyncIterator[T], leave: Callable[[], None]) -> AsyncIterator[T]:
-    """Pass events on; calls `leave`, after which they should end, within POLL_SECONDS after the client left."""
+    """Pass events on; calls `leave`, after which they should end, when the client leaves. The body has been read."""
     watching = asyncio.create_task(_watch(request, leave))
     try:
         async for event in events:
@@ -26,7 +25,15 @@ async def while_connected(request: Request, events: AsyncIterator[T], leave: Cal
         watching.cancel()
 
 
+class WatchedStream(StreamingResponse):
+    """A stream whose client is watched by `while_connected`: a second watch would only delay the first piece."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the pieces."""
+        await self.stream_response(send)
+
+
 async def _watch(request: Request, leave: Callable[[], None]) -> None:
-    while not await request.is_disconnected():
-        await asyncio.sleep(POLL_SECONDS)
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
     leave()
