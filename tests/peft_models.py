@@ -1,6 +1,7 @@
 """Builders of tiny models and adapters, made by transformers and peft themselves: the reference for our merge."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -87,6 +88,18 @@ def make_talkative(directory: Path) -> None:
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape) * 0.4)
     model.save_pretrained(directory)
+
+
+def most_probable(model: Path, adapter: Path | None, prompt: Sequence[int], steps: int) -> list[int]:
+    """Return what the most probable tokens are by peft's own forward pass, without any cache."""
+    module = load(model)
+    if adapter is not None:
+        module = PeftModel.from_pretrained(module, adapter)
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(steps):
+            ids.append(int(module(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
 
 
 def merged_by_peft(model: Path, adapters: list[Path], rows: int | None = None) -> dict[str, torch.Tensor]:

@@ -59,17 +59,7 @@ def engine(base, adapters):
 
 
 def by_peft(base, adapter, prompt=PROMPT, steps=16):
-    """What the most probable tokens are by peft's own forward pass, without any cache."""
-    from peft import PeftModel
-
-    model = build.load(base)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(steps):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+    return build.most_probable(base, adapter, prompt, steps)
 
 
 def asked(name, prompt=PROMPT, **changes):

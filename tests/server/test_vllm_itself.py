@@ -150,19 +150,6 @@ def ours(base):
     engine.close()
 
 
-def by_peft(base, adapter, prompt, steps=16):
-    from peft import PeftModel
-
-    model = build.load(base)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(steps):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
 def asked(prompt=PROMPT, stop_ids=NOBODY_STOPS, **changes):
     return Asked(list(prompt), dataclasses.replace(GREEDY, **changes), stop_ids)
 
@@ -176,7 +163,7 @@ def test_answers_with_and_without_adapters_in_one_batch_are_those_of_peft(engine
     for request in together(engine, requests):
         assert request.error is None
         directory = adapters.get(request.sampling.adapter)
-        assert request.tokens == by_peft(base, directory, request.prompt), request.sampling.adapter
+        assert request.tokens == build.most_probable(base, directory, request.prompt, 16), request.sampling.adapter
 
 
 def test_penalties_log_probabilities_and_ends_are_those_of_our_own_engine(engine, ours):
