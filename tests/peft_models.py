@@ -47,6 +47,14 @@ def adapter(
     return directory
 
 
+def two_adapters(root: Path, model: Path) -> dict[str, Path]:
+    """Write two adapters without whole matrices, of different ranks, scales and layers; returns them by name."""
+    return {
+        "law": adapter(root / "law", model, full=(), r=2, seed=1),
+        "med": adapter(root / "med", model, full=(), r=5, lora_alpha=9, targets=["q_proj", "down_proj"], seed=2),
+    }
+
+
 def peft_model(model: Path, *, rows, targets, full, tied, seed, **lora) -> PeftModel:
     base = load(model)
     if rows:

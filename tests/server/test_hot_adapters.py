@@ -40,8 +40,7 @@ def adapters(tmp_path_factory, base):
     """Adapters of different ranks on different layers, and one with an embedding and a head of its own."""
     root = tmp_path_factory.mktemp("adapters")
     return {
-        "law": build.adapter(root / "law", base, full=(), r=2, seed=1),
-        "med": build.adapter(root / "med", base, full=(), r=5, lora_alpha=9, targets=["q_proj", "down_proj"], seed=2),
+        **build.two_adapters(root, base),
         "own": build.adapter(root / "own", base, targets=["o_proj", "v_proj", "gate_proj"], seed=3),
     }
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from herdsman_server.transformers_engine import load_engine
 from herdsman_server.vllm_engine import VllmEngine
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.weights.chain import open_chain
+from ranks import free_port
 from run_configs import server_config, source
 from tiny import tiny_llama
 from waiting import wait_until
@@ -53,9 +53,7 @@ class Vllm:
     """vLLM as the plan of a ModelServer has it started, in 32 bits and without compiling, which takes minutes."""
 
     def __init__(self, model: Path, log: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         spec = model_server(
             engine="vllm",
             compute={"gpusPerNode": 1},
@@ -71,13 +69,8 @@ class Vllm:
         words = vllm.command(spec, server_config(model, engine="vllm"), port)
         assert words[0] == "vllm"
         (home := log.parent / "home").mkdir()
-        settings = {
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            "HOME": str(home),
-            "PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}",
-        }
+        path = f"{Path(PROGRAM).parent}:{os.environ['PATH']}"
+        settings = {**vllm.ENVIRONMENT, "HOME": str(home), "PATH": path}
         self.url, self._log = f"http://127.0.0.1:{port}", log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
@@ -117,11 +110,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory, base):
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        "law": build.adapter(root / "law", base, full=(), r=2, seed=1),
-        "med": build.adapter(root / "med", base, full=(), r=5, lora_alpha=9, targets=["q_proj", "down_proj"], seed=2),
-    }
+    return build.two_adapters(tmp_path_factory.mktemp("adapters"), base)
 
 
 @pytest.fixture(scope="module")

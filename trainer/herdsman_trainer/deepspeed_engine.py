@@ -17,7 +17,7 @@ import torch
 from herdsman.api.v1alpha1.recipes import DeepSpeed
 from herdsman_trainer.batches import Batch
 from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
-from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, overflow_streak
+from herdsman_trainer.engines import MIN_LOSS_SCALE, SCALER_GROWTH_INTERVAL, Update, gathered, overflow_streak
 from herdsman_trainer.errors import BadInput
 from herdsman_trainer.heartbeat import HEART
 from herdsman_trainer.lora import TrainedModel
@@ -221,13 +221,7 @@ class DeepSpeedEngine:
 
     def values(self) -> dict[str, torch.Tensor]:
         """Gather the trained parameters; rank 0 gets them."""
-        values = {}
-        for name in self._trained:
-            whole = self.gather(PARAMETER, name).to("cpu")
-            HEART.beat()
-            if self._processes.is_first:
-                values[name] = whole
-        return values
+        return gathered(self, self._processes)
 
     def _partitions(self) -> list[torch.Tensor]:
         """Return this rank's flat float32 shards, one a parameter group (stages 1, 2) or sub-group (3)."""

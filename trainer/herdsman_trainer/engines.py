@@ -208,6 +208,17 @@ class PlainEngine:
         return whole
 
 
+def gathered(source: StateSource, processes: Processes) -> dict[str, torch.Tensor]:
+    """Put the trained parameters together from the parts of all ranks, on the CPU of rank 0; empty on other ranks."""
+    values = {}
+    for name in source.shapes:
+        whole = source.gather(PARAMETER, name).detach().to("cpu")
+        HEART.beat()
+        if processes.is_first:
+            values[name] = whole
+    return values
+
+
 def overflow_streak() -> Diverged:
     """Return the error of an fp16 run whose gradients overflow however small the loss scale."""
     return Diverged(

@@ -14,11 +14,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from herdsman.api.v1alpha1.recipes import Fsdp
 from herdsman_trainer.distributed import Processes, leave_stalls_to_the_watch
-from herdsman_trainer.engines import PlainEngine
-from herdsman_trainer.heartbeat import HEART
+from herdsman_trainer.engines import PlainEngine, gathered
 from herdsman_trainer.lora import TrainedModel, plain_name
 from herdsman_trainer.objective import Objective
-from herdsman_trainer.training_state import PARAMETER
 
 
 class FsdpEngine(PlainEngine):
@@ -55,13 +53,7 @@ class FsdpEngine(PlainEngine):
 
     def values(self) -> dict[str, torch.Tensor]:
         """Gather the trained parameters; rank 0 gets them."""
-        values = {}
-        for name in self._trained:
-            whole = self.gather(PARAMETER, name).detach().to("cpu")
-            HEART.beat()
-            if self._processes.is_first:
-                values[name] = whole
-        return values
+        return gathered(self, self._processes)
 
     def _sum_gradients(self) -> None:
         """Nothing is left to do: the backward pass gives every rank the sum of its slice."""

@@ -24,6 +24,13 @@ SHARED_MEMORY = "8Gi"
 """For NCCL, which is how the processes of several GPUs exchange what they compute."""
 LORAS = (4, 8, 16, MAX_HOT_ADAPTERS)
 """Room for adapters: of these the next that is enough, so that one adapter more is seldom a new pod."""
+ENVIRONMENT = {
+    "HOME": "/tmp",  # noqa: S108 - an emptyDir of the pod's own
+    "USER": "herdsman",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+}
 _ASK = "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
 _WAIT = """
 import socket, time
@@ -56,13 +63,7 @@ def beside(pod: dict[str, Any], resource: ModelServer, config: ServerConfig, por
         "name": CONTAINER,
         "image": chosen.image or site.vllm_image,
         "command": [escaped(word) for word in command(spec, config, port)],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
-            {"name": "USER", "value": "herdsman"},
-            {"name": "HF_HUB_OFFLINE", "value": "1"},
-            {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
-            {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"},
-        ],
+        "env": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
         "resources": pods.resources(spec.compute),
         "securityContext": ours["securityContext"],
         "terminationMessagePolicy": "FallbackToLogsOnError",
